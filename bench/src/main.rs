@@ -1,0 +1,3 @@
+//! Fibra and its peers side by side.
+
+fn main() {}

@@ -1,0 +1,240 @@
+//! Unix: the calls behind the readiness backends and blocking ops.
+
+use std::mem;
+use std::os::fd::AsRawFd;
+use std::ptr;
+
+use crate::interest::{Interest, Readiness};
+use crate::op::{Message, Shutdown};
+
+pub(crate) use std::os::fd::{BorrowedFd, OwnedFd};
+/// A descriptor number.
+pub type RawFd = std::os::fd::RawFd;
+/// One entry of a list of buffers.
+pub(crate) type IoBuffer = libc::iovec;
+
+/// The message header the kernel reads.
+pub(crate) struct MessageHeader(pub libc::msghdr);
+
+impl MessageHeader {
+    // SAFETY: msghdr is plain data for which all zeroes is "no name, no buffers, no control data".
+    pub const EMPTY: Self = Self(unsafe { mem::zeroed() });
+}
+
+/// The answer "not now" of the non-blocking calls below.
+pub(crate) const WOULD_BLOCK: i32 = -libc::EAGAIN;
+/// The result of an op that was cancelled before it had an effect.
+pub(crate) const CANCELLED: i32 = -libc::ECANCELED;
+/// The result of an op beyond the driver's limit.
+pub(crate) const NO_BUFFERS: i32 = -libc::ENOBUFS;
+
+pub(crate) fn raw_fd(fd: &OwnedFd) -> RawFd {
+    fd.as_raw_fd()
+}
+
+pub(crate) fn as_fd(fd: &OwnedFd) -> BorrowedFd<'_> {
+    use std::os::fd::AsFd;
+    fd.as_fd()
+}
+
+pub(crate) fn monotonic_nanos() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// The last OS error, negated. Never 0.
+fn negated_errno() -> i32 {
+    match std::io::Error::last_os_error().raw_os_error() {
+        Some(code) if code != 0 => -code,
+        _ => -libc::EIO,
+    }
+}
+
+/// Turns the return value of a call into a result, retrying interrupted calls.
+fn call(mut attempt: impl FnMut() -> isize) -> i32 {
+    loop {
+        match attempt() {
+            -1 => match negated_errno() {
+                code if code == -libc::EINTR => {}
+                code => return code,
+            },
+            // Counts are capped by `MAX_COUNT`, descriptor numbers are ints: it fits.
+            count => return count as i32,
+        }
+    }
+}
+
+/// The most bytes one call moves, so that a count fits an `i32` (Linux has the same limit).
+const MAX_COUNT: usize = 0x7fff_f000;
+
+#[cfg(any(target_os = "linux", target_os = "freebsd", target_os = "android"))]
+const SEND_FLAGS: libc::c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+#[cfg(not(any(target_os = "linux", target_os = "freebsd", target_os = "android")))]
+const SEND_FLAGS: libc::c_int = libc::MSG_DONTWAIT;
+
+/// Takes a connection; the new descriptor is close-on-exec and non-blocking.
+#[cfg(any(target_os = "linux", target_os = "freebsd", target_os = "android"))]
+pub(crate) fn accept(fd: RawFd) -> i32 {
+    let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: null for "no address wanted" is allowed; no memory is passed.
+    call(|| unsafe { libc::accept4(fd, ptr::null_mut(), ptr::null_mut(), flags) } as isize)
+}
+
+/// Takes a connection; the new descriptor is close-on-exec and non-blocking.
+#[cfg(not(any(target_os = "linux", target_os = "freebsd", target_os = "android")))]
+pub(crate) fn accept(fd: RawFd) -> i32 {
+    // SAFETY: null for "no address wanted" is allowed; no memory is passed.
+    let new = call(|| unsafe { libc::accept(fd, ptr::null_mut(), ptr::null_mut()) } as isize);
+    if new >= 0 {
+        // SAFETY: `new` is the descriptor just made; fcntl takes no memory here.
+        unsafe {
+            libc::fcntl(new, libc::F_SETFD, libc::FD_CLOEXEC);
+            libc::fcntl(new, libc::F_SETFL, libc::O_NONBLOCK);
+        }
+    }
+    new
+}
+
+/// Starts to connect. `WOULD_BLOCK` means started: wait until writable, then `connect_result`.
+///
+/// # Safety
+/// `address` is valid.
+pub(crate) unsafe fn connect(fd: RawFd, address: *const socket2::SockAddr) -> i32 {
+    // SAFETY: valid by the caller's promise.
+    let address = unsafe { &*address };
+    // SAFETY: the pointer and the length describe the address just borrowed.
+    let result =
+        call(|| unsafe { libc::connect(fd, address.as_ptr().cast(), address.len()) } as isize);
+    // A connect that was interrupted goes on by itself; asking again says EALREADY.
+    if result == -libc::EINPROGRESS || result == -libc::EALREADY { WOULD_BLOCK } else { result }
+}
+
+/// How a started connect ended: 0, an error, or `WOULD_BLOCK` while it is under way.
+pub(crate) fn connect_result(fd: RawFd) -> i32 {
+    // SAFETY: the caller of this module passes open descriptors only.
+    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+    let socket = socket2::SockRef::from(&fd);
+    match socket.take_error() {
+        Ok(None) => match socket.peer_addr() {
+            Ok(_) => 0,
+            Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => WOULD_BLOCK,
+            Err(error) => -error.raw_os_error().unwrap_or(libc::EIO),
+        },
+        Ok(Some(error)) | Err(error) => -error.raw_os_error().unwrap_or(libc::EIO),
+    }
+}
+
+/// Receives without waiting.
+///
+/// # Safety
+/// `buf` is valid for writes of `len` bytes.
+pub(crate) unsafe fn recv(fd: RawFd, buf: *mut u8, len: usize, peek: bool) -> i32 {
+    let flags = libc::MSG_DONTWAIT | if peek { libc::MSG_PEEK } else { 0 };
+    // SAFETY: valid by the caller's promise.
+    call(|| unsafe { libc::recv(fd, buf.cast(), len.min(MAX_COUNT), flags) })
+}
+
+/// Sends without waiting.
+///
+/// # Safety
+/// `buf` is valid for reads of `len` bytes.
+pub(crate) unsafe fn send(fd: RawFd, buf: *const u8, len: usize) -> i32 {
+    // SAFETY: valid by the caller's promise.
+    call(|| unsafe { libc::send(fd, buf.cast(), len.min(MAX_COUNT), SEND_FLAGS) })
+}
+
+/// Fills the header of a message, which stays valid as long as the message does not move.
+///
+/// # Safety
+/// `message` is valid.
+pub(crate) unsafe fn prepare(message: *mut Message) -> *mut libc::msghdr {
+    // SAFETY: valid by the caller's promise; nobody else uses it before the final completion.
+    let message = unsafe { &mut *message };
+    message.header.0.msg_iov = message.buffers.cast_mut();
+    // More than IOV_MAX buffers: the rest is for the next call, as with std.
+    message.header.0.msg_iovlen = message.count.min(1024) as _;
+    &mut message.header.0
+}
+
+/// Receives into several buffers without waiting.
+///
+/// # Safety
+/// `message` and what it describes is valid for writes.
+pub(crate) unsafe fn recv_vectored(fd: RawFd, message: *mut Message) -> i32 {
+    // SAFETY: valid by the caller's promise.
+    let header = unsafe { prepare(message) };
+    // SAFETY: the header was just filled from a valid message.
+    call(|| unsafe { libc::recvmsg(fd, header, libc::MSG_DONTWAIT) })
+}
+
+/// Sends from several buffers without waiting.
+///
+/// # Safety
+/// `message` and what it describes is valid for reads.
+pub(crate) unsafe fn send_vectored(fd: RawFd, message: *mut Message) -> i32 {
+    // SAFETY: valid by the caller's promise.
+    let header = unsafe { prepare(message) };
+    // SAFETY: the header was just filled from a valid message.
+    call(|| unsafe { libc::sendmsg(fd, header, SEND_FLAGS) })
+}
+
+/// Shuts down one or both halves.
+pub(crate) fn shutdown(fd: RawFd, how: Shutdown) -> i32 {
+    let how = match how {
+        Shutdown::Read => libc::SHUT_RD,
+        Shutdown::Write => libc::SHUT_WR,
+        Shutdown::Both => libc::SHUT_RDWR,
+    };
+    // SAFETY: no memory is passed.
+    call(|| unsafe { libc::shutdown(fd, how) } as isize)
+}
+
+/// Closes a number. Never retried: on Linux the number is gone even after EINTR.
+pub(crate) fn close(fd: RawFd) -> i32 {
+    // SAFETY: the caller of this module owns the number.
+    if unsafe { libc::close(fd) } == 0 { 0 } else { negated_errno() }
+}
+
+/// The `poll(2)` bits that stand for an interest.
+pub(crate) fn poll_events(interest: Interest) -> libc::c_short {
+    let mut events = 0;
+    if interest.is_readable() {
+        events |= libc::POLLIN;
+        #[cfg(target_os = "linux")]
+        {
+            events |= libc::POLLRDHUP;
+        }
+    }
+    if interest.is_writable() {
+        events |= libc::POLLOUT;
+    }
+    events
+}
+
+/// The readiness that `poll(2)` bits stand for.
+pub(crate) fn readiness(events: libc::c_short) -> Readiness {
+    let mut out = Readiness::NONE;
+    let mut map = |bits: libc::c_short, meaning: Readiness| {
+        if events & bits != 0 {
+            out = out | meaning;
+        }
+    };
+    map(libc::POLLIN, Readiness::READABLE);
+    map(libc::POLLOUT, Readiness::WRITABLE);
+    #[cfg(target_os = "linux")]
+    map(libc::POLLRDHUP, Readiness::READ_CLOSED);
+    map(libc::POLLHUP, Readiness::HANG_UP);
+    map(libc::POLLERR | libc::POLLNVAL, Readiness::ERROR);
+    out
+}
+
+/// Sleeps until `fd` is ready or the timeout (milliseconds, -1 for ever) has passed: the bits of
+/// [`Readiness`], 0 if it is not ready, or a negated error.
+pub(crate) fn ready(fd: RawFd, interest: Interest, timeout_ms: i32) -> i32 {
+    let mut entry = libc::pollfd { fd, events: poll_events(interest), revents: 0 };
+    // SAFETY: one entry, which lives on this frame for the whole call.
+    match unsafe { libc::poll(&mut entry, 1, timeout_ms) } {
+        -1 => negated_errno(),
+        _ => i32::from(readiness(entry.revents).bits()),
+    }
+}

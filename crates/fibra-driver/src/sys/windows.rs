@@ -1,0 +1,1 @@
+//! Windows: the calls behind the mio backend. (Stub: being written.)

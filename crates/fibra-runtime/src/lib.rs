@@ -1,0 +1,1 @@
+//! Scheduler, stacks, fibers, net and time.

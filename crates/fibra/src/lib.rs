@@ -1,0 +1,1 @@
+//! One I/O driver, four ways to wait.
