@@ -1,1 +1,3 @@
 //! Scheduler, stacks, fibers, net and time.
+
+mod sched;
