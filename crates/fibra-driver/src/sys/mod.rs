@@ -9,7 +9,7 @@
 #[cfg(unix)]
 mod unix;
 #[cfg(unix)]
-pub use unix::RawFd;
+pub use unix::{ECANCELED, ETIMEDOUT, RawFd};
 #[cfg(unix)]
 pub(crate) use unix::*;
 
@@ -21,6 +21,6 @@ pub(crate) use linux::*;
 #[cfg(windows)]
 mod windows;
 #[cfg(windows)]
-pub use windows::RawFd;
+pub use windows::{ECANCELED, ETIMEDOUT, RawFd};
 #[cfg(windows)]
 pub(crate) use windows::*;

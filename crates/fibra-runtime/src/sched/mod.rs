@@ -1,24 +1,35 @@
-//! The scheduler: what runs next, where it waits and who wakes it. Knows nothing of fibers.
+//! The scheduler: what runs next, where it waits and who wakes it.
+//!
+//! It runs [`job`]s on stacks and knows nothing of what a job is: closures and results live in
+//! `fiber`, sockets in `net`.
 //!
 //! | hand-over | type | writers | readers |
 //! |---|---|---|---|
-//! | units that have not started, own worker | [`run_queue::FreshQueue`] | owner | owner, thieves |
-//! | units placed here by other threads | [`incoming::Incoming`] | any thread | owner, thieves |
+//! | fibers that have not started, own worker | [`run_queue::FreshQueue`] | owner | owner, thieves |
+//! | fibers placed here by other threads | [`incoming::Incoming`] | any thread | owner, thieves |
 //! | wakes of started fibers | [`inbox::Inbox`] | any thread | owner |
 //! | "the worker sleeps" | [`park::Parker`] | owner, any waker | any thread |
 //! | timers | [`wheel::Wheel`] | owner | owner |
 //! | "it has ended", for a join | [`done::Oneshot`] | the completer | who waits |
 
-#[cfg_attr(not(test), allow(dead_code, reason = "used by the worker"))]
+pub(crate) mod block;
+pub(crate) mod blocking;
+pub(crate) mod current;
 pub(crate) mod done;
-#[cfg_attr(not(test), allow(dead_code, reason = "used by the worker"))]
+pub(crate) mod home;
 pub(crate) mod inbox;
-#[cfg_attr(not(test), allow(dead_code, reason = "used by the worker"))]
 pub(crate) mod incoming;
+pub(crate) mod io_thread;
+pub(crate) mod job;
+mod local;
 pub(crate) mod loom;
-#[cfg_attr(not(test), allow(dead_code, reason = "used by the worker"))]
 pub(crate) mod park;
-#[cfg_attr(not(test), allow(dead_code, reason = "used by the worker"))]
+pub(crate) mod port;
+mod report;
 pub(crate) mod run_queue;
-#[cfg_attr(not(test), allow(dead_code, reason = "used by the worker"))]
+pub(crate) mod shared;
+pub(crate) mod wait;
+pub(crate) mod waiter;
+pub(crate) mod watchdog;
 pub(crate) mod wheel;
+pub(crate) mod worker;
