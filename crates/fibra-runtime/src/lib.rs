@@ -1,1 +1,4 @@
 //! Scheduler, stacks, fibers, net and time.
+
+#[doc(hidden)]
+pub mod stack;
