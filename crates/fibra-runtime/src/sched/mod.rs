@@ -9,16 +9,16 @@
 //! | timers | [`wheel::Wheel`] | owner | owner |
 //! | "it has ended", for a join | [`done::Oneshot`] | the completer | who waits |
 
-#[cfg_attr(not(test), allow(dead_code, reason = "used by the worker"))]
+#[cfg_attr(any(not(test), loom), allow(dead_code, reason = "used by the worker"))]
 pub(crate) mod done;
-#[cfg_attr(not(test), allow(dead_code, reason = "used by the worker"))]
+#[cfg_attr(any(not(test), loom), allow(dead_code, reason = "used by the worker"))]
 pub(crate) mod inbox;
-#[cfg_attr(not(test), allow(dead_code, reason = "used by the worker"))]
+#[cfg_attr(any(not(test), loom), allow(dead_code, reason = "used by the worker"))]
 pub(crate) mod incoming;
 pub(crate) mod loom;
-#[cfg_attr(not(test), allow(dead_code, reason = "used by the worker"))]
+#[cfg_attr(any(not(test), loom), allow(dead_code, reason = "used by the worker"))]
 pub(crate) mod park;
-#[cfg_attr(not(test), allow(dead_code, reason = "used by the worker"))]
+#[cfg_attr(any(not(test), loom), allow(dead_code, reason = "used by the worker"))]
 pub(crate) mod run_queue;
-#[cfg_attr(not(test), allow(dead_code, reason = "used by the worker"))]
+#[cfg_attr(any(not(test), loom), allow(dead_code, reason = "used by the worker"))]
 pub(crate) mod wheel;
