@@ -147,11 +147,11 @@ impl<T: Copy> Wheel<T> {
     pub(crate) fn next_deadline(&mut self) -> Option<u64> {
         let (level, digit) = self.first_slot()?;
         let slot = &mut self.slots[level][digit];
-        if self.stale[level] & 1 << digit != 0 {
-            if let Some(soonest) = slot.look_for_soonest(&self.entries, LOOK_MAX) {
-                slot.soonest = soonest;
-                self.stale[level] &= !(1 << digit);
-            }
+        if self.stale[level] & 1 << digit != 0
+            && let Some(soonest) = slot.look_for_soonest(&self.entries, LOOK_MAX)
+        {
+            slot.soonest = soonest;
+            self.stale[level] &= !(1 << digit);
         }
         Some(slot.soonest)
     }
