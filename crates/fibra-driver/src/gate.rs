@@ -161,11 +161,7 @@ impl Gate {
     #[inline]
     pub fn leave(&self) {
         // Release pairs with the acquire in `try_enter`.
-        if self
-            .state
-            .compare_exchange(HELD, FREE, Ordering::Release, Ordering::Relaxed)
-            .is_err()
-        {
+        if self.state.compare_exchange(HELD, FREE, Ordering::Release, Ordering::Relaxed).is_err() {
             self.pass(self.lock());
         }
     }

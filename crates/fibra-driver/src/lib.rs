@@ -36,7 +36,7 @@ mod socket;
 mod stash;
 mod sys;
 
-pub use blocking::run_blocking;
+pub use blocking::{run_blocking, run_blocking_until};
 pub use clock::{Deadline, Instant};
 pub use config::{BackendKind, Choice, Config};
 pub use descriptor::Descriptor;
@@ -45,6 +45,6 @@ pub use gate::{Gate, Ticket};
 pub use interest::{Interest, Readiness};
 pub use notifier::Notifier;
 pub use op::{Completion, Message, OpId, RawOp, Shutdown, Submitted, Target};
-pub use socket::{Direction, Side, Socket};
+pub use socket::{Canceller, Direction, OpHandle, Side, Socket};
 pub use stash::{Stash, Stashed};
 pub use sys::RawFd;
