@@ -53,4 +53,7 @@ impl<P: Poller> Contract for Ready<P> {
     fn metrics(&self) -> Metrics {
         unimplemented!()
     }
+    fn inject(&mut self, _user_data: u64, _result: i32) {
+        unimplemented!()
+    }
 }

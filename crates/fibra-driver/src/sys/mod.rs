@@ -13,6 +13,11 @@ pub use unix::RawFd;
 #[cfg(unix)]
 pub(crate) use unix::*;
 
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(target_os = "linux")]
+pub(crate) use linux::*;
+
 #[cfg(windows)]
 mod windows;
 #[cfg(windows)]

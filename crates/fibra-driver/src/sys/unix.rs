@@ -65,7 +65,7 @@ pub(crate) fn monotonic_nanos() -> u64 {
 }
 
 /// The last OS error, negated. Never 0.
-fn negated_errno() -> i32 {
+pub(crate) fn negated_errno() -> i32 {
     match std::io::Error::last_os_error().raw_os_error() {
         Some(code) if code != 0 => -code,
         _ => -libc::EIO,
