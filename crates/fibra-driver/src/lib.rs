@@ -38,7 +38,7 @@ mod stash;
 mod sys;
 
 pub use attempt::attempt;
-pub use blocking::run_blocking;
+pub use blocking::{run_blocking, run_blocking_until};
 pub use clock::{Deadline, Instant};
 pub use config::{BackendKind, Choice, Config};
 pub use descriptor::Descriptor;
@@ -47,6 +47,6 @@ pub use gate::{Gate, Ticket};
 pub use interest::{Interest, Readiness};
 pub use notifier::Notifier;
 pub use op::{Completion, Message, OpId, RawOp, Shutdown, Submitted, Target};
-pub use socket::{Direction, Side, Socket};
+pub use socket::{Canceller, Direction, OpHandle, Side, Socket};
 pub use stash::{Stash, Stashed};
 pub use sys::{ECANCELED, ETIMEDOUT, RawFd};

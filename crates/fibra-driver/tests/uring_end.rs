@@ -3,6 +3,7 @@
 //! A process of its own, because it counts the descriptors and mappings of the whole process; its
 //! tests take turns for the same reason.
 #![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};

@@ -32,6 +32,28 @@ pub(crate) const WOULD_BLOCK: i32 = -libc::EAGAIN;
 pub(crate) const CANCELLED: i32 = -libc::ECANCELED;
 /// The result of an op beyond the driver's limit.
 pub(crate) const NO_BUFFERS: i32 = -libc::ENOBUFS;
+/// The result of a blocking op past its deadline.
+pub(crate) const TIMED_OUT: i32 = -libc::ETIMEDOUT;
+/// The answer of a sleep that a signal ended.
+pub(crate) const INTERRUPTED: i32 = -libc::EINTR;
+/// The result of a send on a side that sends no more.
+pub(crate) const BROKEN_PIPE: i32 = -libc::EPIPE;
+
+/// Takes over a descriptor number, as an accept gives it.
+///
+/// # Safety
+/// `fd` is open and nobody else owns it.
+pub(crate) unsafe fn owned_fd(fd: i32) -> OwnedFd {
+    use std::os::fd::FromRawFd;
+    // SAFETY: forwarded; the caller keeps the same promises.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// Hands a descriptor out as a number, as an accept gives it.
+pub(crate) fn into_raw_fd(fd: OwnedFd) -> i32 {
+    use std::os::fd::IntoRawFd;
+    fd.into_raw_fd()
+}
 
 pub(crate) fn raw_fd(fd: &OwnedFd) -> RawFd {
     fd.as_raw_fd()
