@@ -13,6 +13,7 @@ mod cancel;
 mod config;
 pub mod fiber;
 mod metrics;
+pub mod net;
 
 mod runtime;
 mod sched;

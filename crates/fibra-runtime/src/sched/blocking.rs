@@ -21,6 +21,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use fibra_driver::Instant;
+
 /// One call to run on a thread of the pool.
 pub(crate) type Job = Box<dyn FnOnce() + Send>;
 
@@ -111,7 +113,10 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    queue: VecDeque<Job>,
+    /// Jobs that wait, each with the time it came.
+    queue: VecDeque<(Instant, Job)>,
+    /// When it was reported last that jobs wait too long.
+    reported: Option<Instant>,
     metrics: Metrics,
     /// Threads being made, which will take a job without being signalled.
     starting_count: usize,
@@ -119,6 +124,11 @@ struct State {
     made_count: usize,
     shut_down: bool,
 }
+
+/// A job that waited longer is reported.
+const STALL: Duration = Duration::from_secs(1);
+/// At most one report in that time.
+const REPORT_GAP: Duration = Duration::from_secs(10);
 
 thread_local! {
     static IN_POOL: Cell<bool> = const { Cell::new(false) };
@@ -151,7 +161,8 @@ impl Pool {
             state.metrics.refused_count += 1;
             return Err(Refused { job, reason });
         }
-        state.queue.push_back(job);
+        let now = Instant::now();
+        state.queue.push_back((now, job));
         let queue_len = state.queue.len();
         state.metrics.queue_len_peak = state.metrics.queue_len_peak.max(queue_len);
         // Every waiting job but this one has an idle or a starting thread of its own, or the
@@ -163,6 +174,7 @@ impl Pool {
         } else if state.metrics.thread_count < self.shared.limits.threads_max {
             self.grow(state)
         } else {
+            report_stall(state, now);
             Ok(())
         }
     }
@@ -195,7 +207,7 @@ impl Pool {
             // The threads there are will get to it.
             Err(_) if state.metrics.thread_count > 0 => Ok(()),
             Err(error) => match state.queue.pop_back() {
-                Some(job) => {
+                Some((_, job)) => {
                     state.metrics.refused_count += 1;
                     Err(Refused { job, reason: Reason::NoThread(error) })
                 }
@@ -205,6 +217,27 @@ impl Pool {
     }
 }
 
+/// Reports, once in [`REPORT_GAP`], that all threads are busy and the oldest job still waits.
+fn report_stall(mut state: MutexGuard<'_, State>, now: Instant) {
+    let waited =
+        state.queue.front().map_or(Duration::ZERO, |(since, _)| now.duration_since(*since));
+    let recently = |then: Instant| now.duration_since(then) < REPORT_GAP;
+    if waited < STALL || state.reported.is_some_and(recently) {
+        return;
+    }
+    state.reported = Some(now);
+    let (threads, queue_len) = (state.metrics.thread_count, state.queue.len());
+    // The log is foreign code.
+    drop(state);
+    tracing::warn!(
+        threads,
+        queue_len,
+        ?waited,
+        "blocking calls wait for a thread: all of the pool are busy; allow more threads or start \
+         fewer blocking calls at once"
+    );
+}
+
 impl Shared {
     /// The life of a thread.
     fn work(&self) {
@@ -212,7 +245,7 @@ impl Shared {
         let mut state = self.lock();
         state.starting_count -= 1;
         loop {
-            if let Some(job) = state.queue.pop_front() {
+            if let Some((_, job)) = state.queue.pop_front() {
                 drop(state);
                 let panicked = match panic::catch_unwind(AssertUnwindSafe(job)) {
                     Ok(()) => false,
