@@ -25,6 +25,7 @@ mod local;
 pub(crate) mod loom;
 pub(crate) mod park;
 pub(crate) mod port;
+mod ready;
 mod report;
 pub(crate) mod run_queue;
 pub(crate) mod shared;

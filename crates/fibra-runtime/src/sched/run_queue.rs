@@ -33,7 +33,7 @@ use std::ptr::{self, NonNull};
 use super::loom::{AtomicPtr, AtomicUsize, Ordering};
 
 /// How many words a [`FreshQueue`] holds. Small in models, where every slot costs states.
-pub(crate) const FRESH_LEN_MAX: usize = if cfg!(loom) { 4 } else { 256 };
+pub(crate) const FRESH_LEN_MAX: usize = if cfg!(loom) { 4 } else { 1024 };
 
 /// A word that a queue can hand to another thread: the address or number of a unit.
 ///

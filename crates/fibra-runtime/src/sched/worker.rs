@@ -1,7 +1,7 @@
 //! Workers: the loop of one runtime thread.
 //!
 //! ```text
-//!        +--> next: ready fibers, and every 4th time one that has not started
+//!        +--> next: in rounds, those that have not started, then those that are ready
 //!        |      |
 //!        |      v
 //!        |    resume it until it parks, yields or returns
@@ -34,6 +34,7 @@ use super::job::{FiberId, Job};
 use super::local::Local;
 use super::port::Port;
 use super::shared::{Phase, Shared};
+use super::ready::ReadyQueue;
 use super::run_queue::FRESH_LEN_MAX;
 use super::wheel::Wheel;
 use crate::stack::StackPool;
@@ -56,9 +57,10 @@ pub(crate) struct Worker {
     pub shared: Arc<Shared>,
     /// The fiber on the CPU.
     pub current: Cell<Option<BlockPtr>>,
-    ready: Local<VecDeque<BlockPtr>>,
+    ready: Local<ReadyQueue>,
     /// Fibers for which there was no stack; tried again when one comes back.
     starved: Local<VecDeque<BlockPtr>>,
+    round: Local<Round>,
     pub(super) port: Local<Port>,
     pub(super) wheel: Local<Wheel<BlockPtr>>,
     blocks: Local<Vec<BlockPtr>>,
@@ -82,7 +84,8 @@ impl Worker {
             home,
             shared,
             current: Cell::new(None),
-            ready: Local::new(VecDeque::with_capacity(256)),
+            ready: Local::new(ReadyQueue::new()),
+            round: Local::new(Round::default()),
             starved: Local::new(VecDeque::new()),
             port: Local::new(port),
             wheel: Local::new(Wheel::new(Instant::now().as_nanos())),
@@ -120,15 +123,28 @@ impl Worker {
         std::mem::forget(bomb);
     }
 
-    /// What to run next: mostly ready fibers, and every fourth time a fresh one, so that neither
-    /// starves the other.
+    /// What to run next, in rounds: those fresh when the round began, then those ready then. So
+    /// nobody waits longer than a round, and a batch of children runs before its parent looks again.
+    #[inline]
     fn next(&self) -> Option<BlockPtr> {
-        if self.runs.get().is_multiple_of(4)
-            && let Some(block) = self.take_fresh()
-        {
-            return Some(block);
-        }
-        self.ready.with(VecDeque::pop_front).or_else(|| self.take_fresh())
+        self.round.with(|round| {
+            if round.fresh > 0 {
+                round.fresh -= 1;
+                if let Some(block) = self.take_fresh() {
+                    return Some(block);
+                }
+                round.fresh = 0;
+            }
+            if round.ready == 0 {
+                round.fresh = self.home.fresh.len() + self.home.incoming.len();
+                round.ready = self.ready.with(|ready| ready.len());
+            }
+            round.ready = round.ready.saturating_sub(1);
+            self.ready.with(ReadyQueue::pop).or_else(|| {
+                *round = Round::default();
+                self.take_fresh()
+            })
+        })
     }
 
     fn take_fresh(&self) -> Option<BlockPtr> {
@@ -202,7 +218,7 @@ impl Worker {
             self.shared.unpark_all();
         }
         if let Some(starved) = self.starved.with(VecDeque::pop_front) {
-            self.ready.with(|ready| ready.push_back(starved));
+            self.ready.with(|ready| ready.push(starved));
         }
     }
 
@@ -246,7 +262,7 @@ impl Worker {
         match block.status.get() {
             Status::Parked => {
                 block.status.set(Status::Ready);
-                self.ready.with(|ready| ready.push_back(block));
+                self.ready.with(|ready| ready.push(block));
             }
             Status::Running | Status::Ready => block.notified.set(true),
             Status::Fresh | Status::Free => {}
@@ -270,7 +286,7 @@ impl Worker {
     /// Puts the running fiber behind all that are ready.
     pub fn yield_now(&self, block: BlockPtr) {
         block.status.set(Status::Ready);
-        self.ready.with(|ready| ready.push_back(block));
+        self.ready.with(|ready| ready.push(block));
         self.suspend(block);
     }
 
@@ -383,7 +399,9 @@ impl Worker {
         // A fiber without a stack is tried again soon, even if nothing ends here meanwhile.
         let starved = (!self.starved.with(|starved| starved.is_empty())).then(|| {
             let block = self.starved.with(VecDeque::pop_front);
-            self.ready.with(|ready| ready.extend(block));
+            if let Some(block) = block {
+                self.ready.with(|ready| ready.push(block));
+            }
             Instant::now() + std::time::Duration::from_millis(10)
         });
         match (timer, starved) {
@@ -398,6 +416,9 @@ impl Worker {
         let homes = &self.shared.homes;
         for offset in 1..homes.len() {
             let victim = &homes[(self.home.index + offset) % homes.len()];
+            if victim.fresh.len() + victim.incoming.len() == 0 {
+                continue;
+            }
             let mut stolen = 0;
             // Collected first: `push_fresh` may take our own lock, and a thief must not hold two.
             let mut taken = [None; STEAL_MAX];
@@ -410,7 +431,7 @@ impl Worker {
             }
             for block in taken.into_iter().flatten() {
                 if let Err(block) = self.push_fresh(block) {
-                    self.ready.with(|ready| ready.push_back(block));
+                    self.ready.with(|ready| ready.push(block));
                 }
             }
             if stolen > 0 {
@@ -511,6 +532,13 @@ impl Worker {
         block.load(job);
         block
     }
+}
+
+/// What is left of a round: how many fibers of each kind it still runs.
+#[derive(Default)]
+struct Round {
+    fresh: usize,
+    ready: usize,
 }
 
 /// A panic that leaves the worker loop ends the process, see the file's promises.
