@@ -23,7 +23,9 @@ use super::{SharedStacks, Stack, StackError, StackSize};
 pub struct StackPool {
     classes: [Vec<Stack>; CLASS_COUNT],
     shared: Arc<SharedStacks>,
-    /// Length of all lists together, for the metrics. Written by this pool only.
+    /// Length of all lists together.
+    len: usize,
+    /// The same for the metrics. Written by this pool only.
     cached: Arc<AtomicUsize>,
 }
 
@@ -35,7 +37,7 @@ impl StackPool {
     pub fn new(shared: Arc<SharedStacks>) -> Self {
         let cached = Arc::default();
         shared.join(&cached);
-        Self { classes: Default::default(), shared, cached }
+        Self { classes: Default::default(), shared, len: 0, cached }
     }
 
     /// The pool this one exchanges stacks with.
@@ -111,9 +113,10 @@ impl StackPool {
     }
 
     #[inline]
-    fn count(&self, change: isize) {
-        // A load and a store, not a locked instruction: there is one writer.
-        self.cached.store(self.cached.load(Relaxed).wrapping_add_signed(change), Relaxed);
+    fn count(&mut self, change: isize) {
+        self.len = self.len.wrapping_add_signed(change);
+        // A store, not a locked instruction: there is one writer.
+        self.cached.store(self.len, Relaxed);
     }
 }
 

@@ -12,9 +12,7 @@ use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::OwnerInfo;
-
-/// Who runs on a stack; null if nobody.
-pub(super) type Slot = AtomicPtr<OwnerInfo>;
+use super::slab::Slot;
 
 /// Keeps a slab in the registry.
 #[derive(Debug)]
@@ -77,7 +75,7 @@ pub(super) fn find(address: usize) -> Option<Found> {
         let index = (address - start) / stride;
         // SAFETY: the slab has a slot for every stride of its length and, as the caller faulted in
         // it, is still registered.
-        let owner = unsafe { (*slots.add(index)).load(Ordering::Acquire) };
+        let owner = unsafe { (*slots.add(index)).owner.load(Ordering::Acquire) };
         return Some(Found { limit: start + index * stride, stride, owner });
     }
     None

@@ -23,6 +23,9 @@ pub struct StackSize {
     /// # Invariant
     /// A class of `CLASSES` or a multiple of `LARGE_STEP`, in units of `UNIT`.
     units: NonZeroU32,
+    /// Index of the class, `LARGE` if there is none. Kept because looking it up costs more than
+    /// taking a stack.
+    class: u8,
 }
 
 impl StackSize {
@@ -75,15 +78,7 @@ impl StackSize {
     /// The index of the class, `None` for sizes too large to be pooled.
     #[inline]
     pub(super) const fn class(self) -> Option<usize> {
-        match self.units.get() {
-            2 => Some(0),
-            4 => Some(1),
-            8 => Some(2),
-            16 => Some(3),
-            32 => Some(4),
-            128 => Some(5),
-            _ => None,
-        }
+        if self.class == LARGE { None } else { Some(self.class as usize) }
     }
 
     fn round_up(bytes: usize) -> Self {
@@ -98,8 +93,13 @@ impl StackSize {
     }
 
     const fn constant(units: u32) -> Self {
+        let mut class = 0;
+        while class < CLASS_COUNT && CLASSES[class] != units {
+            class += 1;
+        }
+        let class = if class < CLASS_COUNT { class as u8 } else { LARGE };
         match NonZeroU32::new(units) {
-            Some(units) => Self { units },
+            Some(units) => Self { units, class },
             None => panic!("a stack size is at least one unit"),
         }
     }
@@ -124,6 +124,8 @@ pub(super) const CLASS_COUNT: usize = CLASSES.len();
 const UNIT: usize = 64 * 1024;
 /// Pooled reserves in units.
 const CLASSES: [u32; 6] = [2, 4, 8, 16, 32, 128];
+/// What stands for no class.
+const LARGE: u8 = u8::MAX;
 /// Larger reserves are multiples of this many units.
 const LARGE_STEP: usize = 128;
 

@@ -3,15 +3,16 @@
 //! One mapping for many stacks keeps the process far from its limit of mappings. Stacks are made
 //! in batches, so that a program with three fibers does not pay for the guards of hundreds.
 
-use std::ptr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::fmt;
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use corosensei::stack::StackPointer;
 use corosensei::stack::valgrind::ValgrindStackRegistration;
 
 use super::guard::{self, Protected};
-use super::registry::{self, Registration, Slot};
+use super::registry::{self, Registration};
 use super::shared::{Counters, Origin, SharedStacks};
 use super::sys::{self, Advice, Range};
 use super::{GUARD_BYTES, OwnerInfo, StackArea, StackError, StackSize};
@@ -20,21 +21,39 @@ pub(super) use super::sys::signal_frame_bytes;
 
 /// A stack for one fiber, guard included. Keeps its slab mapped.
 ///
+/// One word, because it is moved around on every spawn; all about it is in its [`Slot`].
+///
 /// Put it back into a [`StackPool`](super::StackPool) after use; a dropped one finds its way to the
 /// shared pool, but more slowly.
-#[derive(Debug)]
 pub struct Stack {
+    /// # Invariant
+    /// Points to a slot of a slab of which this value holds a strong count. No other `Stack`
+    /// points there.
+    slot: NonNull<Slot>,
+}
+
+// SAFETY: a slot is atomic or constant, and may be used and its slab freed on any thread.
+unsafe impl Send for Stack {}
+// SAFETY: as above; through a shared reference only the owner changes, atomically.
+unsafe impl Sync for Stack {}
+
+/// What is known of a stack. Dense, and not on the stack itself, whose top page must suffice.
+#[derive(Debug)]
+pub(super) struct Slot {
+    /// Who runs on the stack; null if nobody.
+    pub owner: AtomicPtr<OwnerInfo>,
     /// Where the first frame starts: below the top by the colour.
     base: StackPointer,
-    slab: Arc<Slab>,
-    index: u32,
+    /// The slab this is part of.
+    slab: *const Slab,
+    size: StackSize,
 }
 
 impl Stack {
     /// The size of this stack.
     #[inline]
     pub fn size(&self) -> StackSize {
-        self.slab.size
+        self.slot().size
     }
 
     /// Names the fiber on this stack to the fault handler.
@@ -44,13 +63,13 @@ impl Stack {
     ///   dropped, or given another owner.
     #[inline]
     pub unsafe fn set_owner(&self, owner: *const OwnerInfo) {
-        self.slot().store(owner.cast_mut(), Ordering::Release);
+        self.slot().owner.store(owner.cast_mut(), Ordering::Release);
     }
 
     /// Takes the fiber's name off this stack.
     #[inline]
     pub fn clear_owner(&self) {
-        self.slot().store(ptr::null_mut(), Ordering::Release);
+        self.slot().owner.store(ptr::null_mut(), Ordering::Release);
     }
 
     /// Gives this stack up for ever, because frames on it may still be referred to.
@@ -58,20 +77,33 @@ impl Stack {
     /// Its slab stays mapped. A coroutine that owns its stack is forgotten instead, which does the
     /// same, and counted with [`StackPool::count_leaked`](super::StackPool::count_leaked).
     pub fn leak(self) {
-        self.slab.counters.leaked.fetch_add(1, Ordering::Relaxed);
+        self.slab().counters.leaked.fetch_add(1, Ordering::Relaxed);
         std::mem::forget(self);
     }
 
     /// Where this stack lies. Note it before a coroutine takes the stack.
     #[inline]
     pub fn area(&self) -> StackArea {
-        let size = self.slab.size;
-        StackArea { top: self.slab.start + (self.index as usize + 1) * size.reserve(), size }
+        let slot = self.slot();
+        let top = (slot.base.get() + COLOURS * COLOUR_BYTES - 1) & !(COLOURS * COLOUR_BYTES - 1);
+        StackArea { top, size: slot.size }
     }
 
     #[inline]
     fn slot(&self) -> &Slot {
-        &self.slab.slots[self.index as usize]
+        // SAFETY: by the invariant of `slot`; the slab owns its slots.
+        unsafe { self.slot.as_ref() }
+    }
+
+    fn slab(&self) -> &Slab {
+        // SAFETY: by the invariant of `slot`.
+        unsafe { &*self.slot().slab }
+    }
+}
+
+impl fmt::Debug for Stack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Stack").field(&self.area()).finish()
     }
 }
 
@@ -82,7 +114,7 @@ impl Stack {
 unsafe impl corosensei::stack::Stack for Stack {
     #[inline]
     fn base(&self) -> StackPointer {
-        self.base
+        self.slot().base
     }
 
     #[inline]
@@ -94,13 +126,15 @@ unsafe impl corosensei::stack::Stack for Stack {
 impl Drop for Stack {
     fn drop(&mut self) {
         self.clear_owner();
-        if self.slab.size.class().is_none() {
+        if self.size().class().is_some()
+            && let Some(home) = self.slab().home.upgrade()
+        {
+            // The strong count moves on with the slot.
+            home.put(&mut vec![Self { slot: self.slot }]);
             return;
         }
-        if let Some(home) = self.slab.home.upgrade() {
-            let stack = Self { base: self.base, slab: Arc::clone(&self.slab), index: self.index };
-            home.put(&mut vec![stack]);
-        }
+        // SAFETY: `slab` came from an Arc, and by the invariant of `slot` this count is ours.
+        unsafe { Arc::decrement_strong_count(self.slot().slab) };
     }
 }
 
@@ -179,7 +213,6 @@ pub(super) fn give_back(stacks: &[Stack], keep_top: bool) {
 }
 
 /// One reservation. Unmapped when the last of its stacks is gone.
-#[derive(Debug)]
 struct Slab {
     start: usize,
     size: StackSize,
@@ -211,27 +244,38 @@ impl Slab {
                 Err(_) => count /= 2,
             }
         };
-        let slots: Box<[Slot]> = (0..count).map(|_| Slot::default()).collect();
         let len = count * size.reserve();
-        // SAFETY: there is a slot for every stride, and `drop` removes the registration before
-        // the slots go.
-        let registration =
-            unsafe { registry::register(start, len, size.reserve(), slots.as_ptr()) };
+        let slot = |slab, index: usize| Slot {
+            owner: AtomicPtr::default(),
+            base: StackPointer::new(
+                start + (index + 1) * size.reserve() - index % COLOURS * COLOUR_BYTES,
+            )
+            .expect("the top of a mapping is not address 0"),
+            slab,
+            size,
+        };
         origin.counters.slabs.fetch_add(1, Ordering::Relaxed);
         origin.counters.reserved.fetch_add(len, Ordering::Relaxed);
-        let state = State {
-            registration: Some(registration),
-            protected: Protected::NONE,
-            valgrind: Vec::new(),
-        };
-        Ok(Arc::new(Self {
-            start,
-            size,
-            slots,
-            state: Mutex::new(state),
-            prepared: AtomicUsize::new(0),
-            home: origin.home.clone(),
-            counters: Arc::clone(&origin.counters),
+        Ok(Arc::new_cyclic(|slab: &Weak<Self>| {
+            let slots: Box<[Slot]> = (0..count).map(|index| slot(slab.as_ptr(), index)).collect();
+            // SAFETY: there is a slot for every stride, and `drop` removes the registration
+            // before the slots go.
+            let registration =
+                unsafe { registry::register(start, len, size.reserve(), slots.as_ptr()) };
+            let state = State {
+                registration: Some(registration),
+                protected: Protected::NONE,
+                valgrind: Vec::new(),
+            };
+            Self {
+                start,
+                size,
+                slots,
+                state: Mutex::new(state),
+                prepared: AtomicUsize::new(0),
+                home: origin.home.clone(),
+                counters: Arc::clone(&origin.counters),
+            }
         }))
     }
 
@@ -259,12 +303,18 @@ impl Slab {
 
     /// The stack at `index`, which was prepared and has no `Stack` yet.
     fn stack(slab: &Arc<Self>, index: usize) -> Stack {
-        let top = slab.start + (index + 1) * slab.size.reserve();
-        let base = StackPointer::new(top - index % COLOURS * COLOUR_BYTES)
-            .expect("the top of a mapping is not address 0");
-        Stack { base, slab: Arc::clone(slab), index: index as u32 }
+        // The count this value holds from now on.
+        let slab = Arc::into_raw(Arc::clone(slab));
+        // SAFETY: the count just taken keeps it alive.
+        Stack { slot: NonNull::from_ref(unsafe { &(&(*slab).slots)[index] }) }
     }
 }
+
+// SAFETY: the pointers in the slots point to the slab itself, which is used from many threads
+// through atomics and a lock only.
+unsafe impl Send for Slab {}
+// SAFETY: as above.
+unsafe impl Sync for Slab {}
 
 impl Drop for Slab {
     fn drop(&mut self) {
@@ -280,6 +330,16 @@ impl Drop for Slab {
         self.counters.made.fetch_sub(self.prepared.load(Ordering::Relaxed), Ordering::Relaxed);
         self.counters.slabs.fetch_sub(1, Ordering::Relaxed);
         self.counters.reserved.fetch_sub(len, Ordering::Relaxed);
+    }
+}
+
+impl fmt::Debug for Slab {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Slab")
+            .field("start", &self.start)
+            .field("size", &self.size)
+            .field("prepared", &self.prepared)
+            .finish_non_exhaustive()
     }
 }
 
