@@ -9,6 +9,7 @@
 //!
 //! Users take all of it from the facade crate `fibra`.
 
+mod blocking;
 mod cancel;
 mod config;
 pub mod fiber;
@@ -22,6 +23,7 @@ pub mod signal;
 pub mod stack;
 pub mod time;
 
+pub use blocking::blocking;
 pub use cancel::{Cancelled, is_cancelled};
 pub use config::IoMode;
 pub use fiber::{

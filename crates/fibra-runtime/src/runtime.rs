@@ -17,7 +17,7 @@ use std::time::Duration;
 use fibra_driver::{BackendKind, Choice, Driver};
 
 use crate::config::{Config, IoMode};
-use crate::fiber::{self, JoinHandle, Outcome as _};
+use crate::fiber::{self, JoinHandle};
 use crate::sched::block::Blocks;
 use crate::sched::current;
 use crate::sched::home::Home;
@@ -116,6 +116,14 @@ impl Builder {
     /// How long fibers may take to end after the main fiber has; 5 s if not set.
     pub fn shutdown_grace(mut self, grace: Duration) -> Self {
         self.shutdown_grace = Some(grace);
+        self
+    }
+
+    /// Whether fibers that have not ended after the grace are unwound where they wait without
+    /// lending memory: in `sleep`, `join`, and the like, not in I/O or in a scope. Off if not set:
+    /// unwinding runs destructors that may not wait, and poisons std locks.
+    pub fn unwind_at_shutdown(mut self, on: bool) -> Self {
+        self.unwind_at_shutdown = on;
         self
     }
 
@@ -265,6 +273,10 @@ impl Runtime {
         let grace = shared.config.shutdown_grace;
         shared.advance(Phase::Closing);
         let mut all_ended = shared.wait_ended(grace);
+        if !all_ended && shared.config.unwind_at_shutdown {
+            shared.advance(Phase::Unwinding);
+            all_ended = shared.wait_ended(Duration::from_millis(500));
+        }
         if !all_ended {
             shared.advance(Phase::Ended);
             // A worker that still runs its loop answers at once; one that does not is stuck.

@@ -79,7 +79,7 @@ impl ScopeData {
     fn wait(&self) {
         let mut passed_on = false;
         let waited = wait_for(
-            Ends::Infallible,
+            Ends::Lending,
             None,
             |me| {
                 if self.running.load(Ordering::Acquire) == 0 {

@@ -10,15 +10,15 @@
 //! | anything else | the listener is unusable | returns it |
 //!
 //! While full, connections stay in the backlog of the kernel, so nobody is turned away.
-//! [`set_accept_errors`] switches all this off.
+//! `Builder::accept_errors` switches all this off.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use fibra_driver::Instant;
 
-use crate::sched::wait;
+use crate::sched::{current, wait};
 
 /// The first pause.
 const PAUSE_MIN: Duration = Duration::from_millis(10);
@@ -27,20 +27,12 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// An episode has ended if nothing failed for that long.
 const EPISODE_GAP: Duration = Duration::from_secs(10);
 
-static ACCEPT_ERRORS: AtomicBool = AtomicBool::new(false);
-
 /// When an accept failed for lack of descriptors the last time, in nanoseconds; 0 for never.
 static LAST_SHORTAGE: AtomicU64 = AtomicU64::new(0);
 
-/// Makes `accept` and `incoming` of this process return every error, as std does.
-#[allow(dead_code, reason = "for the runtime's builder, which is being written")]
-pub(crate) fn set_accept_errors(every: bool) {
-    // Relaxed: it orders nothing else.
-    ACCEPT_ERRORS.store(every, Ordering::Relaxed);
-}
-
+/// Whether the runtime of this call was built to return every error from `accept`, as std does.
 pub(crate) fn returns_every_error() -> bool {
-    ACCEPT_ERRORS.load(Ordering::Relaxed)
+    current::worker().is_some_and(|worker| worker.shared.config.accept_errors)
 }
 
 /// What an accept does about an error.

@@ -33,7 +33,7 @@ use super::inbox::{Link, Node};
 use super::job::{Header, Job};
 use super::run_queue::Word;
 use super::wheel::TimerId;
-use crate::stack::{OwnerInfo, Stack};
+use crate::stack::{OwnerInfo, Stack, StackArea};
 
 /// What the fiber is doing, as its home worker sees it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,6 +48,17 @@ pub(crate) enum Status {
     Ready,
     /// Suspended until a wake.
     Parked,
+}
+
+/// How far a parked fiber's stack is on its way to being trimmed (D32).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Trim {
+    /// Parked since the last look.
+    Parked,
+    /// Was parked at the last look; if it still is at the next one its unused pages go back.
+    Seen,
+    /// Its unused pages have gone back.
+    Done,
 }
 
 pub(crate) type Context = Coroutine<(), (), (), Stack>;
@@ -84,8 +95,8 @@ pub(crate) struct Block {
     pub no_suspend: Cell<Option<&'static std::panic::Location<'static>>>,
     /// Waits that failed in a row by the same cancel or deadline.
     pub failed_waits: Cell<u32>,
-    /// When it parked, for trimming its stack; only set when the worker goes idle.
-    pub trimmed: Cell<bool>,
+    /// How far the fiber's stack is on its way to being trimmed while it stays parked.
+    pub trim: Cell<Trim>,
 
     pub yielder: Cell<*const Yielder<(), ()>>,
     pub context: UnsafeCell<Option<Context>>,
@@ -95,6 +106,8 @@ pub(crate) struct Block {
     header: Cell<*const Header>,
     /// What the overflow handler prints.
     owner: UnsafeCell<OwnerInfo>,
+    /// Where its stack is, once it has one.
+    pub area: Cell<Option<StackArea>>,
     /// The address of a local of `park`: what is well below it is not in use.
     pub parked_sp: Cell<usize>,
 }
@@ -124,7 +137,8 @@ impl Block {
             shielded: Cell::new(0),
             no_suspend: Cell::new(None),
             failed_waits: Cell::new(0),
-            trimmed: Cell::new(false),
+            trim: Cell::new(Trim::Parked),
+            area: Cell::new(None),
             yielder: Cell::new(std::ptr::null()),
             context: UnsafeCell::new(None),
             job: Cell::new(None),
@@ -200,7 +214,8 @@ impl Block {
         self.shielded.set(0);
         self.no_suspend.set(None);
         self.failed_waits.set(0);
-        self.trimmed.set(false);
+        self.trim.set(Trim::Parked);
+        self.area.set(None);
         self.yielder.set(std::ptr::null());
         self.status.set(Status::Free);
     }
@@ -298,6 +313,14 @@ impl Blocks {
     /// Takes back free blocks.
     pub fn give(&self, blocks: impl Iterator<Item = BlockPtr>) {
         self.free.lock().unwrap_or_else(PoisonError::into_inner).extend(blocks);
+    }
+
+    /// Visits `count` blocks from number `start` on; the number to go on with, 0 after the last.
+    pub fn walk_some(&self, start: usize, count: usize, mut visit: impl FnMut(BlockPtr)) -> usize {
+        let chunks = self.chunks.lock().unwrap_or_else(PoisonError::into_inner);
+        let some = chunks[(start / CHUNK).min(chunks.len())..].iter().flat_map(|chunk| chunk.iter());
+        some.take(count).for_each(|block| visit(BlockPtr(NonNull::from(block))));
+        if start + count >= chunks.len() * CHUNK { 0 } else { start + count }
     }
 
     /// Visits every block; `false` from `visit` ends the walk. Blocks may change meanwhile: read

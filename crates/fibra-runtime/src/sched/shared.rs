@@ -5,6 +5,7 @@
 //!
 //!   CLOSING: spawn gives a handle that is cancelled already; what has not started is dropped on a
 //!            fiber; every fiber is cancelled.
+//!   UNWINDING (between the two, only if asked for): waits that lend nothing unwind.
 //!   ENDED:   a worker that still owns started fibers reports them and sleeps for ever.
 //! ```
 
@@ -31,7 +32,8 @@ use crate::stack::StackError;
 pub(crate) enum Phase {
     Running = 0,
     Closing = 1,
-    Ended = 2,
+    Unwinding = 2,
+    Ended = 3,
 }
 
 /// What all workers of one runtime have in common.
@@ -91,6 +93,7 @@ impl Shared {
         match self.phase.load(Ordering::SeqCst) {
             0 => Phase::Running,
             1 => Phase::Closing,
+            2 => Phase::Unwinding,
             _ => Phase::Ended,
         }
     }

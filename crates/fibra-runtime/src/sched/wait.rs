@@ -27,6 +27,7 @@ use super::blocking::in_pool;
 use super::current;
 use super::waiter::Waiter;
 use super::worker::{Worker, fatal};
+use crate::cancel::Cancelled;
 
 /// The longest a descriptor op may block a thread that is unwinding.
 const UNWINDING_MAX: Duration = Duration::from_millis(100);
@@ -260,6 +261,8 @@ pub(crate) enum Ends {
     Fallible,
     /// None: the wait has no way to say so.
     Infallible,
+    /// None, and it lends its frame: it must not be unwound at shutdown either.
+    Lending,
 }
 
 /// Parks the fiber or thread until `ready` gives something. `register` is called with a waiter
@@ -283,7 +286,7 @@ pub(crate) fn wait_for<T>(
     may_suspend(block);
     let limit = match ends {
         Ends::Fallible => Limit::of(block, timeout),
-        Ends::Infallible => Limit::only(timeout),
+        Ends::Infallible | Ends::Lending => Limit::only(timeout),
     };
     if let Some(out) = ready(&mut me) {
         worker.spend_budget(block);
@@ -293,11 +296,25 @@ pub(crate) fn wait_for<T>(
         let _ = fail(worker, block, interrupt);
         return Err(interrupt);
     }
-    let out = wait_until(worker, block, &limit, || ready(&mut me));
+    let out = wait_until(worker, block, &limit, || {
+        if worker.is_unwinding() && ends != Ends::Lending && block.shielded.get() == 0 {
+            unwind(block);
+        }
+        ready(&mut me)
+    });
     if out.is_ok() {
         block.failed_waits.set(0);
     }
     out
+}
+
+/// D5: ends a fiber that ignores its cancel, where nothing is lent. No panic hook runs.
+#[cold]
+fn unwind(block: BlockPtr) -> ! {
+    if let (Some(header), 0) = (block.header(), block.failed_waits.replace(u32::MAX)) {
+        tracing::warn!("{} did not end within the grace: it is unwound", header.describe());
+    }
+    std::panic::resume_unwind(Box::new(Cancelled))
 }
 
 fn wait_thread<T>(

@@ -23,11 +23,12 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use corosensei::CoroutineResult;
 use fibra_driver::{Deadline, Instant};
 
-use super::block::{Block, BlockPtr, Context, FiberRef, Status};
+use super::block::{Block, BlockPtr, Context, FiberRef, Status, Trim};
 use super::current;
 use super::home::Home;
 use super::job::{FiberId, Job};
@@ -37,7 +38,7 @@ use super::shared::{Phase, Shared};
 use super::ready::ReadyQueue;
 use super::run_queue::FRESH_LEN_MAX;
 use super::wheel::Wheel;
-use crate::stack::StackPool;
+use crate::stack::{self, StackPool};
 
 /// Runs between two looks at the driver while there is work (D34).
 const RUNS_PER_TICK: u64 = 64;
@@ -45,6 +46,10 @@ const RUNS_PER_TICK: u64 = 64;
 const QUEUED_MAX: u32 = 32;
 /// Ops that may complete at once in one run before the fiber lets others run.
 const BUDGET: u32 = 128;
+/// A fiber that stays parked this long, twice, gives unused pages of its stack back (D32).
+const TRIM_EVERY: Duration = Duration::from_secs(1);
+/// Blocks looked at for that in one go.
+const TRIM_COUNT: usize = 4096;
 /// Free control blocks kept by one worker; surplus goes back in batches (D46).
 const BLOCKS_MAX: usize = 256;
 const BLOCKS_BATCH: usize = 32;
@@ -73,6 +78,13 @@ pub(crate) struct Worker {
     /// Started fibers that will never end, because `exit` was called in them.
     given_up: Cell<usize>,
     cancelled_all: Cell<bool>,
+    /// Waits that lend nothing unwind instead of parking (opt-in, at shutdown).
+    unwinding: Cell<bool>,
+    /// A fiber has parked since every parked fiber was last known to be trimmed.
+    untrimmed: Cell<bool>,
+    next_trim: Cell<Instant>,
+    trim_from: Cell<usize>,
+    seen_parked: Cell<bool>,
     chaos: Cell<u64>,
 }
 
@@ -97,6 +109,11 @@ impl Worker {
             started: Cell::new(0),
             given_up: Cell::new(0),
             cancelled_all: Cell::new(false),
+            unwinding: Cell::new(false),
+            untrimmed: Cell::new(false),
+            next_trim: Cell::new(Instant::now() + TRIM_EVERY),
+            trim_from: Cell::new(0),
+            seen_parked: Cell::new(false),
             chaos: Cell::new(chaos),
         }
     }
@@ -186,6 +203,7 @@ impl Worker {
             }
         };
         block.name_stack(header, &stack);
+        block.area.set(Some(stack.area()));
         block.set_home(self.home.index);
         self.started.set(self.started.get() + 1);
         self.home.started_count.store(self.started.get(), Ordering::Relaxed);
@@ -276,7 +294,8 @@ impl Worker {
             return;
         }
         block.status.set(Status::Parked);
-        block.trimmed.set(false);
+        block.trim.set(Trim::Parked);
+        self.untrimmed.set(true);
         let here = 0_u8;
         block.parked_sp.set(&raw const here as usize);
         self.suspend(block);
@@ -325,6 +344,47 @@ impl Worker {
         self.drain_inbox();
         self.follow_phase();
         self.make_chaos();
+        if self.untrimmed.get() && self.runs.get().is_multiple_of(RUNS_PER_TICK * 64) {
+            self.trim_parked();
+        }
+    }
+
+    /// Gives back the unused pages of fibers that have been parked for two looks, which are a
+    /// second apart.
+    fn trim_parked(&self) {
+        let now = Instant::now();
+        if now < self.next_trim.get() {
+            return;
+        }
+        let mut trim = stack::Trim::new();
+        let mut seen = false;
+        let next = self.shared.blocks.walk_some(self.trim_from.get(), TRIM_COUNT, |block| {
+            let parked = || block.status.get() == Status::Parked;
+            if block.home() != Some(self.home.index) || !parked() {
+                return;
+            }
+            match (block.trim.get(), block.area.get()) {
+                (Trim::Seen, Some(area)) => {
+                    // SAFETY: the fiber is suspended by this worker, in `park`, where `parked_sp`
+                    // was taken; it is resumed by this worker only, after `flush`.
+                    unsafe { trim.add(area, block.parked_sp.get()) };
+                    block.trim.set(Trim::Done);
+                }
+                (Trim::Parked, Some(_)) => {
+                    block.trim.set(Trim::Seen);
+                    seen = true;
+                }
+                _ => {}
+            }
+        });
+        trim.flush();
+        self.trim_from.set(next);
+        self.seen_parked.set(self.seen_parked.get() | seen);
+        if next == 0 {
+            // A whole round is done: the next one in a second, if it has something to do.
+            self.untrimmed.set(self.seen_parked.replace(false));
+            self.next_trim.set(now + TRIM_EVERY);
+        }
     }
 
     fn poll_io(&self, deadline: Deadline) {
@@ -392,6 +452,9 @@ impl Worker {
         self.shared.bell.ring();
         self.expire_timers();
         self.drain_inbox();
+        if self.untrimmed.get() {
+            self.trim_parked();
+        }
     }
 
     fn sleep_deadline(&self, next_timer: Option<u64>) -> Deadline {
@@ -404,10 +467,10 @@ impl Worker {
             }
             Instant::now() + std::time::Duration::from_millis(10)
         });
-        match (timer, starved) {
-            (Some(one), Some(other)) => Deadline::At(one.min(other)),
-            (Some(one), None) | (None, Some(one)) => Deadline::At(one),
-            (None, None) => Deadline::Never,
+        let trim = self.untrimmed.get().then(|| self.next_trim.get());
+        match [timer, starved, trim].into_iter().flatten().min() {
+            Some(first) => Deadline::At(first),
+            None => Deadline::Never,
         }
     }
 
@@ -443,8 +506,12 @@ impl Worker {
     }
 
     fn phase_changed(&self) -> bool {
-        self.shared.phase() != Phase::Running && !self.cancelled_all.get()
-            || self.shared.phase() == Phase::Ended
+        match self.shared.phase() {
+            Phase::Running => false,
+            Phase::Closing => !self.cancelled_all.get(),
+            Phase::Unwinding => !self.unwinding.get(),
+            Phase::Ended => true,
+        }
     }
 
     /// Follows the runtime's shutdown: cancels every fiber once, and stops for ever when the grace
@@ -457,6 +524,10 @@ impl Worker {
                 if self.given_up.get() > 0 && self.started.get() == self.given_up.get() {
                     self.shared.detach(self, false);
                 }
+            }
+            Phase::Unwinding => {
+                self.cancel_all();
+                self.unwind_all();
             }
             Phase::Ended => {
                 self.cancel_all();
@@ -480,6 +551,23 @@ impl Worker {
             }
             true
         });
+    }
+
+    /// Wakes every parked fiber once, to unwind if it waits where it lends nothing.
+    fn unwind_all(&self) {
+        if !self.unwinding.replace(true) {
+            self.shared.blocks.walk(|block| {
+                if block.home() == Some(self.home.index) {
+                    self.wake_local(block);
+                }
+                true
+            });
+        }
+    }
+
+    /// Whether waits that lend nothing unwind instead of parking.
+    pub fn is_unwinding(&self) -> bool {
+        self.unwinding.get()
     }
 
     /// Whether this worker can end: the runtime closes, nobody can leave work here any more, and
