@@ -29,4 +29,3 @@ pub use std::net::{
 pub use tcp_listener::{Incoming, IntoIncoming, TcpListener};
 pub use tcp_stream::TcpStream;
 
-#[allow(unused_imports, reason = "for the runtime's builder, which is being written")]
