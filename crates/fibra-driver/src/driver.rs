@@ -36,6 +36,10 @@ pub(crate) trait Contract {
 
     /// Counters, and how many ops are in flight.
     fn metrics(&self) -> Metrics;
+
+    /// Plays a kernel that answers `result` under `user_data`, which may be an op in flight, a late
+    /// or doubled answer, zero or rubbish. For tests.
+    fn inject(&mut self, user_data: u64, result: i32);
 }
 
 /// What a driver has counted since it was made.
@@ -52,6 +56,8 @@ pub struct Metrics {
     pub overflow_count: u64,
     /// Calls that entered the kernel to submit or to wait.
     pub enter_count: u64,
+    /// Tries of the readiness backends that found nothing to do.
+    pub would_block_count: u64,
 }
 
 /// Takes ops, yields completions. One per thread that waits; see the crate page.
@@ -129,5 +135,12 @@ impl Driver {
     /// What has been counted so far.
     pub fn metrics(&self) -> Metrics {
         self.backend.metrics()
+    }
+
+    /// Plays a kernel that answers `result` under `user_data`. For tests of how drivers take late,
+    /// doubled, zero and unknown answers: they are counted and dropped.
+    #[doc(hidden)]
+    pub fn inject_completion(&mut self, user_data: u64, result: i32) {
+        self.backend.inject(user_data, result);
     }
 }

@@ -35,4 +35,7 @@ impl Contract for Uring {
     fn metrics(&self) -> Metrics {
         unimplemented!()
     }
+    fn inject(&mut self, _user_data: u64, _result: i32) {
+        unimplemented!()
+    }
 }
