@@ -55,6 +55,8 @@ pub struct Metrics {
     pub overflow_count: u64,
     /// Calls that entered the kernel to submit or to wait.
     pub enter_count: u64,
+    /// Tries of the readiness backends that found nothing to do.
+    pub would_block_count: u64,
 }
 
 /// Takes ops, yields completions. One per thread that waits; see the crate page.

@@ -252,7 +252,8 @@ impl Runtime {
         }
         for seat in seats {
             let (shared, stacks) = (Arc::clone(&shared), stacks.clone());
-            let thread = std::thread::Builder::new().name(format!("fibra-worker-{}", seat.home.index));
+            let thread =
+                std::thread::Builder::new().name(format!("fibra-worker-{}", seat.home.index));
             let spawned = thread.spawn(move || work(seat, shared, StackPool::new(stacks)));
             match spawned {
                 Ok(thread) => runtime.threads.push(thread),
@@ -431,7 +432,9 @@ impl Handle {
     pub(crate) fn expect(what: &str) -> Self {
         match Self::find() {
             Some(handle) => handle,
-            None => panic!("fibra: `{what}` without a runtime: call it inside `fibra::run`, or enter a Handle"),
+            None => panic!(
+                "fibra: `{what}` without a runtime: call it inside `fibra::run`, or enter a Handle"
+            ),
         }
     }
 
@@ -496,4 +499,3 @@ pub fn exit(code: i32) -> ! {
         std::thread::park();
     }
 }
-

@@ -30,8 +30,8 @@ pub use fibra_driver as driver;
 pub use fibra_macros::{main, test};
 pub use fibra_runtime::{
     Builder, Cancelled, Current, Handle, IoMode, JoinHandle, Metrics, Scope, ScopedJoinHandle,
-    blocking, current, deadline, exit, fiber, is_cancelled, net, no_suspend, run, scope, shield, signal,
-    sleep, spawn, spawn_inherit, time, try_sleep, yield_now,
+    blocking, current, deadline, exit, fiber, is_cancelled, net, no_suspend, run, scope, shield,
+    signal, sleep, spawn, spawn_inherit, time, try_sleep, yield_now,
 };
 
 /// What most programs want in scope.

@@ -94,9 +94,7 @@ pub(crate) fn wait_done_or(header: &Header, enough: impl Fn() -> bool) {
     let waited = wait_for(
         Ends::Infallible,
         None,
-        |me| {
-            (done.is_done() || enough() || done.register(me()).is_err()).then_some(())
-        },
+        |me| (done.is_done() || enough() || done.register(me()).is_err()).then_some(()),
         || match header.started.get() {
             Some(fiber) if !fiber.is_here() => Holder::Elsewhere,
             _ => Holder::Here(header.describe()),

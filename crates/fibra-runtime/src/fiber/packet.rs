@@ -66,7 +66,10 @@ impl<F, T> Drop for Packet<F, T> {
         let unhandled = matches!(&result, Some(Err(payload)) if !payload.is::<Cancelled>());
         // Foreign code: its panic must not unwind into the scheduler, nor out of a `Drop`.
         if catch_unwind(AssertUnwindSafe(|| drop(result))).is_err() {
-            tracing::warn!("the result of {} panicked while it was dropped", self.header.describe());
+            tracing::warn!(
+                "the result of {} panicked while it was dropped",
+                self.header.describe()
+            );
         }
         if unhandled && let Some(scope) = &self.scope {
             scope.unhandled_panic();

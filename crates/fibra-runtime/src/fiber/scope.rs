@@ -155,7 +155,9 @@ where
     scope.data.wait();
     match result {
         Err(payload) => resume_unwind(payload),
-        Ok(_) if scope.data.panicked.load(Ordering::Acquire) => panic_any("a scoped fiber panicked"),
+        Ok(_) if scope.data.panicked.load(Ordering::Acquire) => {
+            panic_any("a scoped fiber panicked")
+        }
         Ok(value) => value,
     }
 }

@@ -32,7 +32,8 @@ where
     T: Send + 'static,
 {
     let shared = Handle::expect("spawn").shared;
-    spawn_on(&shared, Plan::new(Location::caller()), f).unwrap_or_else(|error| panic!("fibra: {error}"))
+    spawn_on(&shared, Plan::new(Location::caller()), f)
+        .unwrap_or_else(|error| panic!("fibra: {error}"))
 }
 
 /// Like [`spawn`], for background work that should end with its request: the fiber inherits the
@@ -119,7 +120,11 @@ where
     F: FnOnce() -> T + Send + 'a,
     T: Send + 'a,
 {
-    let plan = Plan { name: Some("main".into()), stack: Some(shared.config.main_stack_size), ..Plan::new(site) };
+    let plan = Plan {
+        name: Some("main".into()),
+        stack: Some(shared.config.main_stack_size),
+        ..Plan::new(site)
+    };
     let packet = Packet::new(plan.header(shared), None, f);
     let outcome: Arc<dyn Outcome<T> + 'a> = Arc::clone(&packet) as _;
     let job: Arc<dyn Job + 'a> = packet;

@@ -28,4 +28,3 @@ pub use std::net::{
 };
 pub use tcp_listener::{Incoming, IntoIncoming, TcpListener};
 pub use tcp_stream::TcpStream;
-

@@ -318,7 +318,8 @@ impl Blocks {
     /// Visits `count` blocks from number `start` on; the number to go on with, 0 after the last.
     pub fn walk_some(&self, start: usize, count: usize, mut visit: impl FnMut(BlockPtr)) -> usize {
         let chunks = self.chunks.lock().unwrap_or_else(PoisonError::into_inner);
-        let some = chunks[(start / CHUNK).min(chunks.len())..].iter().flat_map(|chunk| chunk.iter());
+        let some =
+            chunks[(start / CHUNK).min(chunks.len())..].iter().flat_map(|chunk| chunk.iter());
         some.take(count).for_each(|block| visit(BlockPtr(NonNull::from(block))));
         if start + count >= chunks.len() * CHUNK { 0 } else { start + count }
     }

@@ -109,7 +109,14 @@ impl IoThread {
         }
     }
 
-    fn start(&self, driver: &mut Driver, op: RawOp, block: BlockPtr, sequence: u32, shared: &Arc<Shared>) {
+    fn start(
+        &self,
+        driver: &mut Driver,
+        op: RawOp,
+        block: BlockPtr,
+        sequence: u32,
+        shared: &Arc<Shared>,
+    ) {
         // SAFETY: promised by whoever posted it: the fiber is parked until `op_done`.
         match unsafe { driver.submit(op, block.0.as_ptr() as u64) } {
             Submitted::Done(result) => answer(block, result, shared),

@@ -117,7 +117,9 @@ impl Sleeper {
                     Ok((kicked, _)) => kicked,
                     Err(poisoned) => poisoned.into_inner().0,
                 },
-                None => self.changed.wait(kicked).unwrap_or_else(std::sync::PoisonError::into_inner),
+                None => {
+                    self.changed.wait(kicked).unwrap_or_else(std::sync::PoisonError::into_inner)
+                }
             };
         }
         *kicked = false;

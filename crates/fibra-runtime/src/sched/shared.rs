@@ -68,7 +68,12 @@ struct Ending {
 }
 
 impl Shared {
-    pub fn new(config: Config, homes: Box<[Arc<Home>]>, blocks: Arc<Blocks>, backend: BackendKind) -> Self {
+    pub fn new(
+        config: Config,
+        homes: Box<[Arc<Home>]>,
+        blocks: Arc<Blocks>,
+        backend: BackendKind,
+    ) -> Self {
         let live = homes.len();
         Self {
             pool: Pool::new(Limits { threads_max: config.blocking_max, ..Limits::default() }),
@@ -218,7 +223,12 @@ impl Shared {
 
     /// Asks the process to end with `code` once everything has drained.
     pub fn exit(&self, code: i32) {
-        let _ = self.exit_code.compare_exchange(-1, i64::from(code as u32), Ordering::SeqCst, Ordering::SeqCst);
+        let _ = self.exit_code.compare_exchange(
+            -1,
+            i64::from(code as u32),
+            Ordering::SeqCst,
+            Ordering::SeqCst,
+        );
         self.advance(Phase::Closing);
         if let Some((_, caller)) = self.main.get() {
             caller.unpark();

@@ -225,7 +225,12 @@ fn fail(worker: &Worker, block: BlockPtr, why: Interrupt) -> Result<i32, Interru
                 header.describe()
             );
         }
-        let _ = wait_until(worker, block, &Limit::only(Some(Instant::now() + FAILED_WAIT_PAUSE)), || None::<()>);
+        let _ = wait_until(
+            worker,
+            block,
+            &Limit::only(Some(Instant::now() + FAILED_WAIT_PAUSE)),
+            || None::<()>,
+        );
     }
     Err(why)
 }
@@ -500,7 +505,8 @@ impl OffloadFrame<'_> {
         });
         // SAFETY: `offload` does not leave its frame before `finished` is set, which is the job's
         // last access to it; it cannot unwind in between, and a parked fiber's stack is never freed.
-        unsafe { std::mem::transmute::<Box<dyn FnOnce() + Send + '_>, Box<dyn FnOnce() + Send>>(job) }
+        unsafe {
+            std::mem::transmute::<Box<dyn FnOnce() + Send + '_>, Box<dyn FnOnce() + Send>>(job)
+        }
     }
 }
-

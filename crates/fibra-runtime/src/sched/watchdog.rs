@@ -113,9 +113,9 @@ fn watch(shared: &Weak<Shared>, bell: &Bell) {
         // A second of quiet first: otherwise a ping-pong load would ring at every round.
         if quiet > 50 {
             bell.asleep.store(true, Ordering::SeqCst);
-            let woken = bell.changed.wait_while(stopping, |stopping| {
-                !*stopping && bell.asleep.load(Ordering::Relaxed)
-            });
+            let woken = bell
+                .changed
+                .wait_while(stopping, |stopping| !*stopping && bell.asleep.load(Ordering::Relaxed));
             drop(woken);
             quiet = 0;
         } else {
@@ -160,4 +160,3 @@ fn rescue(shared: &Shared, blocked: usize) {
         sleeper.unpark();
     }
 }
-

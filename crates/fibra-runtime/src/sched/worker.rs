@@ -34,9 +34,9 @@ use super::home::Home;
 use super::job::{FiberId, Job};
 use super::local::Local;
 use super::port::Port;
-use super::shared::{Phase, Shared};
 use super::ready::ReadyQueue;
 use super::run_queue::FRESH_LEN_MAX;
+use super::shared::{Phase, Shared};
 use super::wheel::Wheel;
 use crate::stack::{self, StackPool};
 
@@ -589,9 +589,14 @@ impl Worker {
         }
         let mut woken = 0;
         self.shared.blocks.walk(|block| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             let lucky = state >> 62 == 0;
-            if lucky && block.home() == Some(self.home.index) && block.status.get() == Status::Parked {
+            if lucky
+                && block.home() == Some(self.home.index)
+                && block.status.get() == Status::Parked
+            {
                 self.wake_local(block);
                 woken += 1;
             }
@@ -643,4 +648,3 @@ pub(crate) fn fatal(why: &str) -> ! {
     eprintln!("fibra: {why}; aborting");
     std::process::abort();
 }
-
