@@ -11,7 +11,7 @@
 
 use std::io;
 use std::panic::{Location, resume_unwind};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use fibra_driver::{BackendKind, Choice, Driver};
@@ -264,7 +264,7 @@ impl Runtime {
             }
         }
         runtime.watchdog = Watchdog::start(&shared)?;
-        live_runtimes().push(runtime.handle.clone());
+        shared.list();
         Ok(runtime)
     }
 
@@ -285,7 +285,7 @@ impl Runtime {
         }
         let (leaked, stuck) = shared.leftovers();
         let stuck_reports = if all_ended { Vec::new() } else { Watchdog::report_stuck(shared) };
-        live_runtimes().retain(|live| !Arc::ptr_eq(&live.shared, shared));
+        shared.unlist();
         if let Some(watchdog) = self.watchdog.take() {
             watchdog.stop();
         }
@@ -391,11 +391,6 @@ fn work(seat: Seat, shared: Arc<Shared>, stacks: StackPool) {
     shared.worker_ended();
 }
 
-fn live_runtimes() -> std::sync::MutexGuard<'static, Vec<Handle>> {
-    static LIVE: Mutex<Vec<Handle>> = Mutex::new(Vec::new());
-    LIVE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 thread_local! {
     static ENTERED: std::cell::RefCell<Vec<Handle>> = const { std::cell::RefCell::new(Vec::new()) };
 }
@@ -416,7 +411,7 @@ impl Handle {
             return Some(Self { shared: Arc::clone(&worker.shared) });
         }
         let entered = ENTERED.try_with(|entered| entered.borrow().last().cloned()).ok().flatten();
-        entered.or_else(|| live_runtimes().first().cloned())
+        entered.or_else(|| Shared::oldest().map(|shared| Self { shared }))
     }
 
     /// The runtime of this call.

@@ -95,9 +95,9 @@ pub(crate) fn wait_done_or(header: &Header, enough: impl Fn() -> bool) {
         Ends::Infallible,
         None,
         |me| (done.is_done() || enough() || done.register(me()).is_err()).then_some(()),
-        || match header.started.get() {
-            Some(fiber) if !fiber.is_here() => Holder::Elsewhere,
-            _ => Holder::Here(header.describe()),
+        || match header.runs_elsewhere() {
+            true => Holder::Elsewhere,
+            false => Holder::Here(header.describe()),
         },
     );
     debug_assert!(waited.is_ok(), "nothing ends this wait early");

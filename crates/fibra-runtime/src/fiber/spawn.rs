@@ -11,6 +11,7 @@ use super::local::inherited_deadline;
 use super::packet::{Outcome, Packet};
 use super::scope::ScopeData;
 use crate::runtime::Handle;
+use crate::sched::current;
 use crate::sched::job::{Header, Job};
 use crate::sched::shared::{Refused, Shared};
 use crate::stack::StackSize;
@@ -31,9 +32,12 @@ where
     F: FnOnce() -> T + Send + 'static,
     T: Send + 'static,
 {
-    let shared = Handle::expect("spawn").shared;
-    spawn_on(&shared, Plan::new(Location::caller()), f)
-        .unwrap_or_else(|error| panic!("fibra: {error}"))
+    let plan = Plan::new(Location::caller());
+    let spawned = match current::worker() {
+        Some(worker) => spawn_on(&worker.shared, plan, f),
+        None => spawn_on(&Handle::expect("spawn").shared, plan, f),
+    };
+    spawned.unwrap_or_else(|error| panic!("fibra: {error}"))
 }
 
 /// Like [`spawn`], for background work that should end with its request: the fiber inherits the
@@ -67,7 +71,7 @@ impl Plan {
 
     pub fn header(self, shared: &Arc<Shared>) -> Header {
         let stack = self.stack.unwrap_or(shared.config.stack_size);
-        Header::new(shared.next_id(), self.name, self.site, stack, self.deadline)
+        Header::new(shared.next_id(), self.name, self.site, stack, self.deadline, shared.id)
     }
 }
 

@@ -207,7 +207,8 @@ impl Block {
     pub fn clear(&self) {
         self.header.set(std::ptr::null());
         self.home.store(0, Ordering::Release);
-        self.generation.fetch_add(1, Ordering::AcqRel);
+        // Not a locked instruction: only the thread that owns the block writes it.
+        self.generation.store(self.generation.load(Ordering::Relaxed) + 1, Ordering::Release);
         self.notified.set(false);
         self.timer_fired.set(false);
         self.deadline.set(None);
@@ -269,6 +270,11 @@ pub(crate) struct FiberRef {
 impl FiberRef {
     pub fn new(block: BlockPtr, home: Arc<Home>) -> Self {
         let generation = block.generation();
+        Self { block, generation, home }
+    }
+
+    /// The fiber that a block had when its generation was read.
+    pub fn with_generation(block: BlockPtr, generation: u32, home: Arc<Home>) -> Self {
         Self { block, generation, home }
     }
 

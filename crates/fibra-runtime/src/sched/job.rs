@@ -5,13 +5,15 @@
 
 use std::fmt;
 use std::panic::Location;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::ptr::{self, NonNull};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 
 use fibra_driver::Instant;
 
-use super::block::FiberRef;
+use super::block::{Block, BlockPtr, FiberRef};
 use super::done::Oneshot;
+use super::shared::{RuntimeId, Shared};
 use super::waiter::Waiter;
 use crate::stack::StackSize;
 
@@ -41,8 +43,11 @@ pub(crate) struct Header {
     pub deadline: Option<Instant>,
     /// Ask the fiber to end: its fallible waits fail. Never cleared.
     pub cancelled: AtomicBool,
-    /// The fiber, once it has started.
-    pub started: OnceLock<FiberRef>,
+    /// The runtime that runs it, by number, so that a job needs no reference to it.
+    pub runtime: RuntimeId,
+    /// The fiber's block once it has started, and that block's generation.
+    block: AtomicPtr<Block>,
+    generation: AtomicU32,
     /// Whether the result is there, and who waits for it.
     pub done: Oneshot<Waiter>,
 }
@@ -54,6 +59,7 @@ impl Header {
         site: &'static Location<'static>,
         stack: StackSize,
         deadline: Option<Instant>,
+        runtime: RuntimeId,
     ) -> Self {
         Self {
             id,
@@ -62,21 +68,46 @@ impl Header {
             stack,
             deadline,
             cancelled: AtomicBool::new(false),
-            started: OnceLock::new(),
+            runtime,
+            block: AtomicPtr::new(ptr::null_mut()),
+            generation: AtomicU32::new(0),
             done: Oneshot::new(),
         }
     }
 
+    /// Notes the fiber that runs it, before it runs.
+    pub fn set_started(&self, block: BlockPtr) {
+        self.generation.store(block.generation(), Ordering::Relaxed);
+        // SeqCst: see `cancel`. A swap, because a store alone may be delayed past the next load.
+        self.block.swap(block.0.as_ptr(), Ordering::SeqCst);
+    }
+
+    /// The fiber that runs it, if it has started and its runtime is still there.
+    fn fiber(&self) -> Option<FiberRef> {
+        let block = NonNull::new(self.block.load(Ordering::SeqCst))?;
+        let generation = self.generation.load(Ordering::Relaxed);
+        // The runtime keeps the memory of its blocks, so it is asked for before the block is used.
+        let shared = Shared::find(self.runtime)?;
+        let block = BlockPtr(block);
+        let home = block.home().filter(|_| block.generation() == generation)?;
+        Some(FiberRef::with_generation(block, generation, Arc::clone(&shared.homes[home])))
+    }
+
     /// Marks the job cancelled and wakes its fiber, so that its current wait notices.
     ///
-    /// SeqCst on both sides: the fiber publishes `started` before it reads `cancelled` in a wait;
-    /// here `cancelled` is written before `started` is read. One of the two sees the other.
+    /// SeqCst on both sides: the fiber publishes `block` before it reads `cancelled` in a wait;
+    /// here `cancelled` is written before `block` is read. One of the two sees the other.
     pub fn cancel(&self) {
         if !self.cancelled.swap(true, Ordering::SeqCst)
-            && let Some(fiber) = self.started.get()
+            && let Some(fiber) = self.fiber()
         {
             fiber.wake();
         }
+    }
+
+    /// Whether it runs on another thread than this, so that it can go on while this one blocks.
+    pub fn runs_elsewhere(&self) -> bool {
+        self.fiber().is_some_and(|fiber| !fiber.is_here())
     }
 
     /// Whether someone asked the fiber to end.

@@ -36,8 +36,16 @@ pub(crate) enum Phase {
     Ended = 3,
 }
 
+/// Names a runtime; never reused in a process.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct RuntimeId(u64);
+
+/// The runtimes of this process whose workers have not all ended, oldest first.
+static LIVE: Mutex<Vec<Arc<Shared>>> = Mutex::new(Vec::new());
+
 /// What all workers of one runtime have in common.
 pub(crate) struct Shared {
+    pub id: RuntimeId,
     pub config: Config,
     pub homes: Box<[Arc<Home>]>,
     pub blocks: Arc<Blocks>,
@@ -74,8 +82,10 @@ impl Shared {
         blocks: Arc<Blocks>,
         backend: BackendKind,
     ) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
         let live = homes.len();
         Self {
+            id: RuntimeId(NEXT.fetch_add(1, Ordering::Relaxed)),
             pool: Pool::new(Limits { threads_max: config.blocking_max, ..Limits::default() }),
             bell: Arc::default(),
             config,
@@ -92,6 +102,27 @@ impl Shared {
             ending: Mutex::new(Ending { live, ..Ending::default() }),
             ended: Condvar::new(),
         }
+    }
+
+    /// Lists the runtime, so that calls from outside find it.
+    pub fn list(self: &Arc<Self>) {
+        LIVE.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(self));
+    }
+
+    /// Takes it off the list: nothing of it can be woken from outside any more.
+    pub fn unlist(&self) {
+        LIVE.lock().unwrap_or_else(PoisonError::into_inner).retain(|live| live.id != self.id);
+    }
+
+    /// The listed runtime of that number.
+    pub fn find(id: RuntimeId) -> Option<Arc<Self>> {
+        let live = LIVE.lock().unwrap_or_else(PoisonError::into_inner);
+        live.iter().find(|live| live.id == id).cloned()
+    }
+
+    /// The runtime that has been listed for longest.
+    pub fn oldest() -> Option<Arc<Self>> {
+        LIVE.lock().unwrap_or_else(PoisonError::into_inner).first().cloned()
     }
 
     pub fn phase(&self) -> Phase {

@@ -28,7 +28,7 @@ use std::time::Duration;
 use corosensei::CoroutineResult;
 use fibra_driver::{Deadline, Instant};
 
-use super::block::{Block, BlockPtr, Context, FiberRef, Status, Trim};
+use super::block::{Block, BlockPtr, Context, Status, Trim};
 use super::current;
 use super::home::Home;
 use super::job::{FiberId, Job};
@@ -207,8 +207,7 @@ impl Worker {
         block.set_home(self.home.index);
         self.started.set(self.started.get() + 1);
         self.home.started_count.store(self.started.get(), Ordering::Relaxed);
-        // After this a cancel finds the fiber; SeqCst inside, see `Header::cancel`.
-        let _ = header.started.set(FiberRef::new(block, Arc::clone(&self.home)));
+        header.set_started(block);
         let context = Context::with_stack(stack, move |yielder, ()| {
             block.yielder.set(yielder);
             if let Some(job) = block.take_job() {
