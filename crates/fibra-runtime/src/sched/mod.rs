@@ -22,3 +22,6 @@ pub(crate) mod park;
 pub(crate) mod run_queue;
 #[cfg_attr(any(not(test), loom), allow(dead_code, reason = "used by the worker"))]
 pub(crate) mod wheel;
+
+#[cfg(all(test, not(loom)))]
+mod measure;
