@@ -156,7 +156,8 @@ impl<N> fmt::Debug for Inbox<N> {
     }
 }
 
-/// Nodes taken together, oldest first. Belongs to the reader; to be emptied, never dropped full.
+/// Nodes taken together, oldest first. Belongs to the reader, who empties it before it sleeps (who
+/// pushes a node that is still in here wakes nobody) and before it drops it.
 #[derive(Debug)]
 #[must_use = "nodes left in a batch are never woken"]
 pub(crate) struct Batch<N> {

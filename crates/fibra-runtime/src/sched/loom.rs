@@ -1,7 +1,17 @@
 //! The one import of atomics, locks and cells for the scheduler's queues.
 //!
 //! `std` in a normal build; the model checker's own under `--cfg loom`, where every access is a
-//! point at which the checker may switch threads. Nothing else in `sched` names either.
+//! point at which the checker may switch threads. The queues name neither themselves. Their models
+//! are the modules `loom_models`:
+//!
+//! ```text
+//! RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom \
+//!     cargo test --release -p fibra-runtime --lib loom
+//! ```
+//!
+//! What the checker cannot see: it treats SeqCst loads and stores as AcqRel (so the queues use
+//! fences, which it models), and a load never answers a store that comes later in its execution (so
+//! it does not notice when an ordering that keeps a load before a later store is dropped).
 
 #[cfg(loom)]
 pub(crate) use ::loom::{
