@@ -295,6 +295,48 @@ fn an_overflow_is_reported_on_a_thread_of_std() {
     assert_reported(&output, "thread", StackSize::SPAWNED);
 }
 
+/// Sets the calling thread's signal stack if one is given, and returns the one before.
+fn signal_stack(new: Option<libc::stack_t>) -> libc::stack_t {
+    // SAFETY: zeroes are a valid stack_t; both pointers are valid or null.
+    unsafe {
+        let mut old: libc::stack_t = std::mem::zeroed();
+        let new = new.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+        assert_eq!(libc::sigaltstack(new, &mut old), 0);
+        old
+    }
+}
+
+#[test]
+fn an_overflow_is_reported_on_a_thread_that_had_no_signal_stack() {
+    if case().is_some() {
+        let disabled = libc::stack_t {
+            ss_sp: std::ptr::null_mut(),
+            ss_flags: libc::SS_DISABLE,
+            ss_size: libc::SIGSTKSZ,
+        };
+        signal_stack(Some(disabled));
+        run_on_fiber(GuardMode::Auto, StackSize::SPAWNED, || used(frames::<64>(10_000_000)));
+        return;
+    }
+    let output = child("an_overflow_is_reported_on_a_thread_that_had_no_signal_stack", "foreign");
+    assert_reported(&output, "foreign", StackSize::SPAWNED);
+}
+
+#[test]
+fn a_signal_stack_is_big_and_gives_way_to_the_one_before() {
+    std::thread::spawn(|| {
+        let before = signal_stack(None);
+        let ours = stack::install_for_thread().unwrap();
+        let installed = signal_stack(None);
+        assert!(installed.ss_size >= 64 * 1024 && installed.ss_flags == 0, "{installed:?}");
+        drop(ours);
+        let after = signal_stack(None);
+        assert_eq!((after.ss_sp, after.ss_flags), (before.ss_sp, before.ss_flags));
+    })
+    .join()
+    .unwrap();
+}
+
 #[test]
 fn an_overflow_is_reported_with_sigabrt_blocked_and_handled() {
     extern "C" fn handler(_signal: i32) {
@@ -322,7 +364,7 @@ fn a_wild_pointer_into_a_guard_is_not_blamed_on_the_fiber() {
     if case().is_some() {
         run_on_fiber(GuardMode::Auto, StackSize::SPAWNED, || {
             let local = 0_u8;
-            // From below the top of the fourth stack into the guard below the first.
+            // From near our top into the guard of the free stack three below.
             let distance = 3 * StackSize::SPAWNED.reserve() + StackSize::SPAWNED.usable();
             let wild = (&raw const local as usize - distance) as *const u8;
             // SAFETY: none; this must fault.
