@@ -8,6 +8,7 @@
 use std::env;
 use std::ffi::{CString, c_void};
 use std::hint::black_box;
+use std::mem::MaybeUninit;
 use std::os::unix::process::ExitStatusExt;
 use std::panic::Location;
 use std::process::{Command, Output};
@@ -128,6 +129,41 @@ const SHAPES: [(&str, fn()); 9] = [
     ("frames of just over a guard", || used(frames::<66_000>(10_000))),
 ];
 
+/// One call of a generated recursion: a frame of `N` bytes, written or not, then a frame of another
+/// size that depends on `state`. Never returns.
+#[inline(never)]
+fn generated<const N: usize, const WRITE: bool>(state: u64) -> u8 {
+    let mut frame = MaybeUninit::<[u8; N]>::uninit();
+    if WRITE {
+        frame.write([state as u8; N]);
+    }
+    black_box(&mut frame);
+    let state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+    let below = GENERATED[(state >> 60) as usize](state);
+    black_box(&mut frame);
+    below
+}
+
+/// The frames of generated recursions, more small ones than big ones.
+const GENERATED: [fn(u64) -> u8; 16] = [
+    generated::<8, true>,
+    generated::<8, false>,
+    generated::<100, true>,
+    generated::<100, false>,
+    generated::<1000, true>,
+    generated::<1000, false>,
+    generated::<4000, false>,
+    generated::<4096, true>,
+    generated::<4200, false>,
+    generated::<8192, false>,
+    generated::<12_345, true>,
+    generated::<16_384, false>,
+    generated::<40_000, true>,
+    generated::<65_536, false>,
+    generated::<70_000, false>,
+    generated::<300_000, false>,
+];
+
 #[track_caller]
 fn assert_reported(output: &Output, what: &str, size: StackSize) {
     let text = stderr(output);
@@ -158,6 +194,22 @@ fn every_shape_of_overflow_names_the_fiber_and_aborts() {
             let output = child("every_shape_of_overflow_names_the_fiber_and_aborts", &case);
             assert_reported(&output, &case, StackSize::SPAWNED);
         }
+    }
+}
+
+#[test]
+fn generated_recursions_name_the_fiber_and_abort() {
+    if let Some(case) = case() {
+        let seed: u64 = case.parse().unwrap();
+        let mode = if seed.is_multiple_of(2) { GuardMode::Auto } else { GuardMode::Mprotect };
+        run_on_fiber(mode, StackSize::SPAWNED, move || used(generated::<8, true>(seed)));
+        return;
+    }
+    // FIBRA_TEST_SHAPES=1000 for a long run.
+    let shapes = env::var("FIBRA_TEST_SHAPES").map_or(200, |shapes| shapes.parse().unwrap());
+    for seed in 0..shapes {
+        let output = child("generated_recursions_name_the_fiber_and_abort", &seed.to_string());
+        assert_reported(&output, &format!("seed {seed}"), StackSize::SPAWNED);
     }
 }
 
@@ -243,13 +295,58 @@ fn an_overflow_is_reported_on_a_thread_of_std() {
     assert_reported(&output, "thread", StackSize::SPAWNED);
 }
 
+/// Sets the calling thread's signal stack if one is given, and returns the one before.
+fn signal_stack(new: Option<libc::stack_t>) -> libc::stack_t {
+    // SAFETY: zeroes are a valid stack_t; both pointers are valid or null.
+    unsafe {
+        let mut old: libc::stack_t = std::mem::zeroed();
+        let new = new.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+        assert_eq!(libc::sigaltstack(new, &mut old), 0);
+        old
+    }
+}
+
+#[test]
+fn an_overflow_is_reported_on_a_thread_that_had_no_signal_stack() {
+    if case().is_some() {
+        let disabled = libc::stack_t {
+            ss_sp: std::ptr::null_mut(),
+            ss_flags: libc::SS_DISABLE,
+            ss_size: libc::SIGSTKSZ,
+        };
+        signal_stack(Some(disabled));
+        run_on_fiber(GuardMode::Auto, StackSize::SPAWNED, || used(frames::<64>(10_000_000)));
+        return;
+    }
+    let output = child("an_overflow_is_reported_on_a_thread_that_had_no_signal_stack", "foreign");
+    assert_reported(&output, "foreign", StackSize::SPAWNED);
+}
+
+#[test]
+fn a_signal_stack_is_big_and_gives_way_to_the_one_before() {
+    std::thread::spawn(|| {
+        let before = signal_stack(None);
+        let ours = stack::install_for_thread().unwrap();
+        let installed = signal_stack(None);
+        assert!(installed.ss_size >= 64 * 1024 && installed.ss_flags == 0, "{installed:?}");
+        drop(ours);
+        let after = signal_stack(None);
+        assert_eq!((after.ss_sp, after.ss_flags), (before.ss_sp, before.ss_flags));
+    })
+    .join()
+    .unwrap();
+}
+
 #[test]
 fn an_overflow_is_reported_with_sigabrt_blocked_and_handled() {
-    extern "C" fn ignore(_signal: i32) {}
+    extern "C" fn handler(_signal: i32) {
+        // SAFETY: _exit may be called from a handler.
+        unsafe { libc::_exit(9) };
+    }
     if case().is_some() {
-        // SAFETY: the handler does nothing; the set is initialised before use.
+        // SAFETY: the handler fits; the set is initialised before use.
         unsafe {
-            libc::signal(libc::SIGABRT, ignore as *const () as usize);
+            libc::signal(libc::SIGABRT, handler as *const () as usize);
             let mut set = std::mem::zeroed();
             libc::sigemptyset(&mut set);
             libc::sigaddset(&mut set, libc::SIGABRT);
@@ -267,7 +364,7 @@ fn a_wild_pointer_into_a_guard_is_not_blamed_on_the_fiber() {
     if case().is_some() {
         run_on_fiber(GuardMode::Auto, StackSize::SPAWNED, || {
             let local = 0_u8;
-            // From below the top of the fourth stack into the guard below the first.
+            // From near our top into the guard of the free stack three below.
             let distance = 3 * StackSize::SPAWNED.reserve() + StackSize::SPAWNED.usable();
             let wild = (&raw const local as usize - distance) as *const u8;
             // SAFETY: none; this must fault.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use corosensei::stack::Stack as _;
 use corosensei::{Coroutine, CoroutineResult, Yielder};
 use fibra_runtime::stack::{
-    GuardMode, SharedStacks, Stack, StackArea, StackError, StackPool, StackSize, Trim,
+    self, GuardMode, SharedStacks, Stack, StackArea, StackError, StackPool, StackSize, Trim,
 };
 
 /// Runs the calling test again in a process of its own; false in that process.
@@ -300,6 +300,8 @@ fn locked_memory_falls_back_to_mprotect() {
     // SAFETY: concerns this process only.
     let locked = unsafe { libc::mlockall(libc::MCL_FUTURE | libc::MCL_ONFAULT) };
     assert_eq!(locked, 0, "mlockall: {}", std::io::Error::last_os_error());
+    let refused = stack::probe_guards().unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(libc::EINVAL), "{refused}");
     let error = pool(GuardMode::Madvise).take(small()).unwrap_err();
     assert!(matches!(error, StackError::Guard { .. }), "{error:?}");
     assert!(error.to_string().contains("FIBRA_GUARDS=auto"), "{error}");

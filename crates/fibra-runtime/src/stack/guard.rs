@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use super::sys::{self, Range};
-use super::{GuardMode, StackError};
+use super::{GUARD_BYTES, GuardMode, StackError};
 
 /// Guards made with `mprotect`, to be given back when their slab is unmapped.
 #[derive(Debug)]
@@ -48,6 +48,19 @@ pub(super) unsafe fn install(guards: &[Range], mode: GuardMode) -> Result<Protec
     }
     // SAFETY: passed on to the caller.
     unsafe { protect(guards) }
+}
+
+/// Tries whether guards can be had here without spending mappings on them.
+///
+/// # Errors
+/// Why not: the kernel is older than 6.13, a sandbox refuses, or memory is locked.
+pub fn probe_guards() -> io::Result<()> {
+    let range = Range { start: sys::reserve(GUARD_BYTES)?, len: GUARD_BYTES };
+    // SAFETY: the range was just mapped, for this only.
+    let result = unsafe { mark(&[range]) };
+    // SAFETY: as above.
+    unsafe { sys::release(range) };
+    result
 }
 
 /// # Safety

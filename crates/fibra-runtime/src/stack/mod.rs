@@ -71,9 +71,11 @@ use std::str::FromStr;
 #[cfg(unix)]
 pub use altstack::{SignalStack, install_for_thread};
 #[cfg(unix)]
+pub use guard::probe_guards;
+#[cfg(unix)]
 pub use overflow::install;
 #[cfg(windows)]
-pub use slab::{SignalStack, install, install_for_thread};
+pub use slab::{SignalStack, install, install_for_thread, probe_guards};
 
 pub use area::StackArea;
 pub use error::StackError;

@@ -96,8 +96,11 @@ unsafe extern "C" fn on_fault(signal: c_int, info: *mut siginfo_t, context: *mut
 }
 
 /// Whether a signal was sent by a process rather than caused by a fault.
+///
+/// Faults have small positive codes. Codes of sent signals are not positive on Linux, NetBSD and
+/// OpenBSD, and begin at 0x10001 on macOS and FreeBSD.
 fn is_sent(code: c_int) -> bool {
-    if cfg!(target_os = "linux") { code <= 0 } else { code == libc::SI_USER }
+    !(1..=0x10000).contains(&code)
 }
 
 /// A disposition we replaced.
@@ -222,17 +225,11 @@ unsafe fn write_owner(text: &mut Text, owner: Option<&OwnerInfo>) -> fmt::Result
     write!(text, "(id {})", owner.id)
 }
 
-/// Ends the process with SIGABRT, even where that is blocked or handled.
+/// Ends the process with SIGABRT, past any handler there may be for it.
 fn die() -> ! {
     let _ = exchange(libc::SIGABRT, Some(&default_action()));
-    // SAFETY: the set is initialised before use, and all of this may be called from a handler.
-    unsafe {
-        let mut set: libc::sigset_t = mem::zeroed();
-        libc::sigemptyset(&mut set);
-        libc::sigaddset(&mut set, libc::SIGABRT);
-        libc::pthread_sigmask(libc::SIG_UNBLOCK, &set, ptr::null_mut());
-        libc::abort()
-    }
+    // SAFETY: abort may be called from a handler; it unblocks the signal itself.
+    unsafe { libc::abort() }
 }
 
 /// The stack pointer at the fault, where we know how to read it.

@@ -22,15 +22,7 @@ pub(super) struct Range {
 
 /// Maps `len` bytes that are committed only as they are touched.
 pub(super) fn reserve(len: usize) -> io::Result<usize> {
-    let mut flags = libc::MAP_PRIVATE | libc::MAP_ANON;
-    // Without NORESERVE the default overcommit heuristic counts the whole reservation. MAP_STACK
-    // is what OpenBSD demands of a stack; on Linux it keeps huge pages away.
-    if cfg!(any(target_os = "linux", target_os = "netbsd")) {
-        flags |= libc::MAP_NORESERVE | libc::MAP_STACK;
-    }
-    if cfg!(target_os = "openbsd") {
-        flags |= libc::MAP_STACK;
-    }
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANON | EXTRA_FLAGS;
     let protection = libc::PROT_READ | libc::PROT_WRITE;
     // SAFETY: a new anonymous mapping at an address of the kernel's choice touches no memory.
     let address = unsafe { libc::mmap(ptr::null_mut(), len, protection, flags, -1, 0) };
@@ -192,6 +184,7 @@ mod batch {
 
 /// Calls `found` with the index of every page of `range` that is in memory, lowest first, until it
 /// answers false.
+#[cfg(target_os = "linux")]
 pub(super) fn resident_pages(range: Range, mut found: impl FnMut(usize) -> bool) -> io::Result<()> {
     let page = page_bytes();
     let mut map = [0_u8; 256];
@@ -199,9 +192,9 @@ pub(super) fn resident_pages(range: Range, mut found: impl FnMut(usize) -> bool)
     while first * page < range.len {
         let pages = map.len().min(range.len / page - first);
         let start = (range.start + first * page) as *mut libc::c_void;
-        // SAFETY: the range is mapped, and `map` has a byte for each page asked for. The cast
-        // bridges the sign of the byte, which differs between systems.
-        let result = unsafe { libc::mincore(start, pages * page, map.as_mut_ptr().cast()) };
+        // SAFETY: `map` has a byte for each page asked for; nothing else is written, and an
+        // address that is not mapped is an error.
+        let result = unsafe { libc::mincore(start, pages * page, map.as_mut_ptr()) };
         if result != 0 {
             return Err(io::Error::last_os_error());
         }
@@ -213,6 +206,12 @@ pub(super) fn resident_pages(range: Range, mut found: impl FnMut(usize) -> bool)
         first += pages;
     }
     Ok(())
+}
+
+/// Not known here.
+#[cfg(not(target_os = "linux"))]
+pub(super) fn resident_pages(_range: Range, _found: impl FnMut(usize) -> bool) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 /// Bytes of a page.
@@ -249,6 +248,24 @@ pub(super) fn mappings_max() -> usize {
     // The kernel's default, for when /proc is not mounted.
     limit.unwrap_or(65_530)
 }
+
+// Without NORESERVE the default overcommit heuristic counts the whole reservation. MAP_STACK is
+// what OpenBSD demands of a stack, keeps huge pages away on Linux, and means something else on
+// FreeBSD.
+#[cfg(any(target_os = "linux", target_os = "android", target_os = "netbsd"))]
+const EXTRA_FLAGS: libc::c_int = libc::MAP_NORESERVE | libc::MAP_STACK;
+#[cfg(target_vendor = "apple")]
+const EXTRA_FLAGS: libc::c_int = libc::MAP_NORESERVE;
+#[cfg(target_os = "openbsd")]
+const EXTRA_FLAGS: libc::c_int = libc::MAP_STACK;
+#[cfg(not(any(
+    target_os = "linux",
+    target_os = "android",
+    target_os = "netbsd",
+    target_vendor = "apple",
+    target_os = "openbsd"
+)))]
+const EXTRA_FLAGS: libc::c_int = 0;
 
 /// The kernel takes at most UIO_MAXIOV = 1024.
 const RANGES_PER_CALL_MAX: usize = 512;

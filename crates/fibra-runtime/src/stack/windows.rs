@@ -202,6 +202,14 @@ impl Trim {
     pub fn flush(&mut self) {}
 }
 
+/// Guards are the system's business here.
+///
+/// # Errors
+/// Always.
+pub fn probe_guards() -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
 /// Does nothing: the system reports overflows itself.
 ///
 /// # Errors
