@@ -34,3 +34,6 @@ pub(crate) mod waiter;
 pub(crate) mod watchdog;
 pub(crate) mod wheel;
 pub(crate) mod worker;
+
+#[cfg(all(test, not(loom)))]
+mod measure;
