@@ -145,22 +145,20 @@ impl Worker {
     #[inline]
     fn next(&self) -> Option<BlockPtr> {
         self.round.with(|round| {
+            if round.fresh == 0 && round.ready == 0 {
+                round.fresh = self.home.fresh.len() + self.home.incoming.len();
+                round.ready = self.ready.with(|ready| ready.len());
+            }
             if round.fresh > 0 {
                 round.fresh -= 1;
                 if let Some(block) = self.take_fresh() {
                     return Some(block);
                 }
+                // Somebody stole what was left.
                 round.fresh = 0;
             }
-            if round.ready == 0 {
-                round.fresh = self.home.fresh.len() + self.home.incoming.len();
-                round.ready = self.ready.with(|ready| ready.len());
-            }
             round.ready = round.ready.saturating_sub(1);
-            self.ready.with(ReadyQueue::pop).or_else(|| {
-                *round = Round::default();
-                self.take_fresh()
-            })
+            self.ready.with(ReadyQueue::pop)
         })
     }
 
