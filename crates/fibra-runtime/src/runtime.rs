@@ -199,7 +199,7 @@ impl Builder {
         // SAFETY: this does not return before the main fiber is done; with `exit` it never does.
         let (main, queued) = unsafe { fiber::main_fiber(&shared, site, f) };
         if let Err(refused) = queued {
-            fiber::refuse(refused);
+            fiber::end_refused(refused)?;
         }
         fiber::wait_done_or(main.header(), || shared.exit_code().is_some());
         runtime.shut_down();
@@ -283,14 +283,14 @@ impl Runtime {
             // A worker that still runs its loop answers at once; one that does not is stuck.
             all_ended = shared.wait_ended(Duration::from_millis(500));
         }
-        let (leaked, stuck) = shared.leftovers();
+        let (leaked, lost) = shared.leftovers();
         let stuck_reports = if all_ended { Vec::new() } else { Watchdog::report_stuck(shared) };
         shared.unlist();
         if let Some(watchdog) = self.watchdog.take() {
             watchdog.stop();
         }
-        let clean = leaked.is_empty() && stuck == 0;
-        if !clean {
+        let clean = lost == 0;
+        if !leaked.is_empty() || !stuck_reports.is_empty() {
             report_leaks(grace, &leaked, &stuck_reports);
         }
         if let (Some(io), true) = (&self.io, clean) {

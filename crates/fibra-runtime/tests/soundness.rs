@@ -156,7 +156,10 @@ fn a_destructor_that_does_io_while_its_fiber_panics_disturbs_no_neighbour() {
                     let (lock, stop) = (Arc::clone(&lock), Arc::clone(&stop));
                     spawn(move || {
                         while !stop.load(Ordering::Acquire) {
-                            assert!(!std::thread::panicking(), "somebody else's panic is seen here");
+                            assert!(
+                                !std::thread::panicking(),
+                                "somebody else's panic is seen here"
+                            );
                             *lock.lock().expect("poisoned by a panic that never held it") += 1;
                             yield_now();
                         }
@@ -387,7 +390,10 @@ fn known_hole_a_wait_inside_a_thread_local_initialiser_drops_a_value_that_is_len
             second.join().unwrap()
         })
         .unwrap();
-    assert!(lent_and_dropped, "std changed: the known hole may be closed, update docs/soundness.md");
+    assert!(
+        lent_and_dropped,
+        "std changed: the known hole may be closed, update docs/soundness.md"
+    );
     GUARDED.store(true, Ordering::Relaxed);
     one_worker()
         .run(|| {

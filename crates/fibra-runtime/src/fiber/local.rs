@@ -8,7 +8,7 @@ use fibra_driver::Instant;
 use crate::sched::block::BlockPtr;
 use crate::sched::current as running;
 use crate::sched::job::FiberId;
-use crate::sched::wait::may_suspend;
+use crate::sched::wait::{may_suspend, unwind_if_told};
 
 /// The fiber that is running.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -67,6 +67,7 @@ pub fn yield_now() {
         Some(_) if std::thread::panicking() => {}
         Some((worker, block)) => {
             may_suspend(block);
+            unwind_if_told(worker, block);
             worker.yield_now(block);
         }
         None => std::thread::yield_now(),

@@ -16,4 +16,4 @@ pub use local::{Current, current, deadline, no_suspend, shield, yield_now};
 pub use packet::Result;
 pub use scope::{Scope, ScopedJoinHandle, scope};
 pub use spawn::{Builder, spawn, spawn_inherit};
-pub(crate) use spawn::{Plan, main_fiber, refuse, spawn_on};
+pub(crate) use spawn::{Plan, end_refused, main_fiber, spawn_on};

@@ -12,6 +12,7 @@
 //! handle, its result are dropped. So nothing that borrows is alive after step 3.
 
 use std::fmt;
+use std::io;
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind, panic_any, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -20,7 +21,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use super::handle::wait_done;
 use super::local::inherited_deadline;
 use super::packet::{Outcome, Packet, Result};
-use super::spawn::{Plan, child, refuse};
+use super::spawn::{Plan, child, end_refused};
 use crate::runtime::Handle;
 use crate::sched::current;
 use crate::sched::job::{FiberId, Job};
@@ -176,17 +177,31 @@ impl<'scope, 'env> Scope<'scope, 'env> {
         F: FnOnce() -> T + Send + 'scope,
         T: Send + 'scope,
     {
+        self.spawn_planned(Plan::new(Location::caller()), f)
+            .unwrap_or_else(|error| panic!("fibra: {error}"))
+    }
+
+    /// Makes a child as `plan` says.
+    pub(super) fn spawn_planned<F, T>(
+        &'scope self,
+        plan: Plan,
+        f: F,
+    ) -> io::Result<ScopedJoinHandle<'scope, T>>
+    where
+        F: FnOnce() -> T + Send + 'scope,
+        T: Send + 'scope,
+    {
         let shared = Handle::expect("scope").shared;
-        let plan = Plan { deadline: inherited_deadline(), ..Plan::new(Location::caller()) };
+        let plan = Plan { deadline: inherited_deadline(), ..plan };
         // SAFETY: `scope` waits for every child it counted, in every way out of it.
         let (packet, job): (Arc<Packet<F, T>>, _) = unsafe { child(&shared, plan, &self.data, f) };
         self.data.add(&job);
         if std::thread::panicking() {
             job.run();
         } else if let Err(refused) = shared.spawn(job) {
-            refuse(refused);
+            end_refused(refused)?;
         }
-        ScopedJoinHandle { packet, scope: PhantomData }
+        Ok(ScopedJoinHandle { packet, scope: PhantomData })
     }
 }
 

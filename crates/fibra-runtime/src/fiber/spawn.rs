@@ -9,7 +9,7 @@ use fibra_driver::Instant;
 use super::handle::JoinHandle;
 use super::local::inherited_deadline;
 use super::packet::{Outcome, Packet};
-use super::scope::ScopeData;
+use super::scope::{Scope, ScopeData, ScopedJoinHandle};
 use crate::runtime::Handle;
 use crate::sched::current;
 use crate::sched::job::{Header, Job};
@@ -83,28 +83,20 @@ where
 {
     let packet = Packet::new(plan.header(shared), None, f);
     let handle = JoinHandle::new(Arc::clone(&packet) as _);
-    match shared.spawn(packet) {
-        Ok(()) => Ok(handle),
-        Err(refused) if refused.closing => {
-            refuse(refused);
-            Ok(handle)
-        }
-        Err(_) => Err(io::Error::new(io::ErrorKind::QuotaExceeded, AT_LIMIT)),
+    if let Err(refused) = shared.spawn(packet) {
+        end_refused(refused)?;
     }
+    Ok(handle)
 }
 
-/// Ends a job that a closing runtime did not take: its closure is dropped here, by the caller, and
-/// its handle is cancelled.
-///
-/// # Panics
-/// If it was refused because of the limit.
-#[track_caller]
-pub(crate) fn refuse(refused: Refused) {
-    let at_limit = !refused.closing;
+/// Ends a job that was not taken, where it is: its closure is dropped by the caller, its handle is
+/// cancelled. An error if that was because of the limit.
+pub(crate) fn end_refused(refused: Refused) -> io::Result<()> {
     refused.job.header().cancel();
     refused.job.cancel();
-    if at_limit {
-        panic!("fibra: {AT_LIMIT}");
+    match refused.closing {
+        true => Ok(()),
+        false => Err(io::Error::new(io::ErrorKind::QuotaExceeded, AT_LIMIT)),
     }
 }
 
@@ -199,23 +191,39 @@ impl Builder {
     /// Makes the fiber.
     ///
     /// # Errors
-    /// No runtime, or its limit of fibers is reached.
+    /// No runtime, its limit of fibers is reached, or a stack size out of range.
     #[track_caller]
     pub fn spawn<F, T>(self, f: F) -> io::Result<JoinHandle<T>>
     where
         F: FnOnce() -> T + Send + 'static,
         T: Send + 'static,
     {
-        let site = Location::caller();
+        let plan = self.plan(Location::caller())?;
         let handle = Handle::find().ok_or_else(|| {
             io::Error::other("no fibra runtime here: spawn inside `fibra::run` or with a Handle")
         })?;
-        let plan = Plan {
-            name: self.name,
-            site,
-            stack: self.stack_size.map(StackSize::with_reserve).transpose()?,
-            deadline: None,
-        };
         spawn_on(&handle.shared, plan, f)
+    }
+
+    /// Makes the fiber as a child of a scope; see [`Scope::spawn`].
+    ///
+    /// # Errors
+    /// As [`spawn`](Self::spawn).
+    #[track_caller]
+    pub fn spawn_scoped<'scope, F, T>(
+        self,
+        scope: &'scope Scope<'scope, '_>,
+        f: F,
+    ) -> io::Result<ScopedJoinHandle<'scope, T>>
+    where
+        F: FnOnce() -> T + Send + 'scope,
+        T: Send + 'scope,
+    {
+        scope.spawn_planned(self.plan(Location::caller())?, f)
+    }
+
+    fn plan(self, site: &'static Location<'static>) -> io::Result<Plan> {
+        let stack = self.stack_size.map(StackSize::with_reserve).transpose()?;
+        Ok(Plan { name: self.name, site, stack, deadline: None })
     }
 }

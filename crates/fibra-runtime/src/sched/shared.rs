@@ -291,6 +291,9 @@ impl Shared {
             ending.detached += 1;
         }
         self.ended.notify_all();
+        // Nothing here will spawn any more: the others need not wait for it (`nobody_spawns`).
+        worker.home.started_count.store(0, Ordering::Release);
+        self.unpark_all();
         loop {
             std::thread::park();
         }
@@ -306,10 +309,10 @@ impl Shared {
         ending.live == 0
     }
 
-    /// What the stubborn workers reported, and how many workers never answered.
+    /// What the stubborn workers reported, and how many threads never end: detached or stuck.
     pub fn leftovers(&self) -> (Vec<String>, usize) {
         let mut ending = self.ending.lock().unwrap_or_else(PoisonError::into_inner);
-        (std::mem::take(&mut ending.leaked), ending.live)
+        (std::mem::take(&mut ending.leaked), ending.live + ending.detached)
     }
 }
 

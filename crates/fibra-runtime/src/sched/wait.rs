@@ -214,6 +214,7 @@ fn refuse_to_suspend(site: &Location<'_>) -> ! {
 /// Rule 3.
 #[cold]
 fn fail(worker: &Worker, block: BlockPtr, why: Interrupt) -> Result<i32, Interrupt> {
+    unwind_if_told(worker, block);
     let failed = block.failed_waits.get().saturating_add(1);
     block.failed_waits.set(failed);
     if failed >= FAILED_WAITS_MAX {
@@ -302,8 +303,8 @@ pub(crate) fn wait_for<T>(
         return Err(interrupt);
     }
     let out = wait_until(worker, block, &limit, || {
-        if worker.is_unwinding() && ends != Ends::Lending && block.shielded.get() == 0 {
-            unwind(block);
+        if ends != Ends::Lending {
+            unwind_if_told(worker, block);
         }
         ready(&mut me)
     });
@@ -313,9 +314,12 @@ pub(crate) fn wait_for<T>(
     out
 }
 
-/// D5: ends a fiber that ignores its cancel, where nothing is lent. No panic hook runs.
-#[cold]
-fn unwind(block: BlockPtr) -> ! {
+/// D5: ends a fiber that ignores its cancel, where nothing is lent, if that was asked for. No panic
+/// hook runs.
+pub(crate) fn unwind_if_told(worker: &Worker, block: BlockPtr) {
+    if !worker.is_unwinding() || block.shielded.get() > 0 {
+        return;
+    }
     if let (Some(header), 0) = (block.header(), block.failed_waits.replace(u32::MAX)) {
         tracing::warn!("{} did not end within the grace: it is unwound", header.describe());
     }
