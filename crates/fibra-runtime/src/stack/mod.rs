@@ -53,32 +53,25 @@ mod overflow;
 mod registry;
 #[cfg(unix)]
 mod slab;
-#[cfg(windows)]
-#[path = "windows.rs"]
-mod slab;
 #[cfg(unix)]
 mod sys;
 #[cfg(unix)]
 mod trim;
+
 #[cfg(windows)]
-use slab as area;
+#[path = "windows.rs"]
+mod slab;
 #[cfg(windows)]
-use slab as trim;
+use slab::{self as altstack, self as area, self as guard, self as overflow, self as trim};
 
 use std::panic::Location;
 use std::str::FromStr;
 
-#[cfg(unix)]
 pub use altstack::{SignalStack, install_for_thread};
-#[cfg(unix)]
-pub use guard::probe_guards;
-#[cfg(unix)]
-pub use overflow::install;
-#[cfg(windows)]
-pub use slab::{SignalStack, install, install_for_thread, probe_guards};
-
 pub use area::StackArea;
 pub use error::StackError;
+pub use guard::probe_guards;
+pub use overflow::install;
 pub use pool::StackPool;
 pub use shared::{SharedStacks, StackMetrics};
 pub use size::StackSize;

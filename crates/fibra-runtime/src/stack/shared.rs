@@ -7,6 +7,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use super::guard::{protected_count, protected_max};
 use super::size::CLASS_COUNT;
 use super::slab::{self, Source, Stack};
 use super::{GuardMode, StackError, StackSize};
@@ -185,11 +186,6 @@ struct Class {
     cold: Vec<Stack>,
     source: Source,
 }
-
-#[cfg(unix)]
-use super::guard::{protected_count, protected_max};
-#[cfg(windows)]
-use super::slab::{protected_count, protected_max};
 
 /// Free stacks per class that keep a page in the shared pool.
 const WARM_MAX: usize = 1024;

@@ -21,7 +21,7 @@ pub(super) use super::sys::signal_frame_bytes;
 
 /// A stack for one fiber, guard included. Keeps its slab mapped.
 ///
-/// One word, because it is moved around on every spawn; all about it is in its [`Slot`].
+/// One word, because it is moved around on every spawn; all about it is in its slot.
 ///
 /// Put it back into a [`StackPool`](super::StackPool) after use; a dropped one finds its way to the
 /// shared pool, but more slowly.
@@ -108,7 +108,7 @@ impl fmt::Debug for Stack {
 }
 
 // SAFETY: base, guard start and top come from one slab, `base` being at most 2 KiB below the top
-// (see `Slab::stack`); below the usable part lie GUARD_BYTES which `Slab::prepare` guarded before
+// (see `Slab::map`); below the usable part lie GUARD_BYTES which `Slab::prepare` guarded before
 // it made the first `Stack` of this index, and nothing takes a guard away while the slab is mapped,
 // which the Arc ensures. The smallest class leaves 64 KiB. Both addresses are multiples of 64.
 unsafe impl corosensei::stack::Stack for Stack {

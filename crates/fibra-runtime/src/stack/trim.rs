@@ -12,25 +12,36 @@ use super::sys::{self, Advice, Range};
 pub struct Trim {
     ranges: [Range; BATCH_MAX],
     len: usize,
+    keep_bytes: usize,
 }
 
 impl Trim {
+    /// How far below the address given to [`Trim::add`] a suspended fiber may still keep data, in
+    /// bytes: the frames of the suspension itself and the red zone.
+    pub const TOLERANCE: usize = 2048;
+
     /// An empty collection. Allocates nothing.
-    pub const fn new() -> Self {
-        Self { ranges: [Range { start: 0, len: 0 }; BATCH_MAX], len: 0 }
+    ///
+    /// `keep_pages` are left to each fiber below the page its data ends on, for the calls it makes
+    /// first when it goes on.
+    pub fn new(keep_pages: usize) -> Self {
+        let keep_bytes = keep_pages * sys::page_bytes();
+        Self { ranges: [Range { start: 0, len: 0 }; BATCH_MAX], len: 0, keep_bytes }
     }
 
-    /// Adds the pages of the stack at `area` that are more than two pages below `sp`.
+    /// Adds the pages of the stack at `area` that are unused while the fiber is suspended.
     ///
-    /// A full collection is given back at once, so any number can be added.
+    /// `sp` is any address in the frame that suspends. A full collection is given back at once, so
+    /// any number can be added.
     ///
     /// # Safety
-    /// - The fiber on that stack, which is mapped, is suspended, with its stack pointer at most a page below `sp`.
+    /// - The stack is mapped and the fiber on it suspended, with nothing it still needs further
+    ///   than [`Trim::TOLERANCE`] below `sp`.
     /// - It is not resumed before [`Trim::flush`] returned or this value is gone.
     pub unsafe fn add(&mut self, area: StackArea, sp: usize) {
         debug_assert!(area.contains(sp), "sp is not on this stack");
-        let page = sys::page_bytes();
-        let end = (sp & !(page - 1)).saturating_sub(KEEP_PAGES * page);
+        let lowest = sp.saturating_sub(Self::TOLERANCE);
+        let end = (lowest & !(sys::page_bytes() - 1)).saturating_sub(self.keep_bytes);
         if end <= area.floor() {
             return;
         }
@@ -49,13 +60,3 @@ impl Trim {
         let _ = unsafe { sys::advise(ranges, Advice::GiveBack) };
     }
 }
-
-impl Default for Trim {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-/// Whole pages kept below the page of the stack pointer: the part of that page, one for the
-/// tolerance in `sp`, and one that the next call would fault in again at once.
-const KEEP_PAGES: usize = 2;

@@ -7,7 +7,7 @@
 use std::io;
 use std::sync::{Arc, Weak, atomic::Ordering::Relaxed};
 
-use corosensei::stack::{DefaultStack, StackPointer, StackTebFields};
+use corosensei::stack::{DefaultStack, Stack as _, StackPointer, StackTebFields};
 
 use super::shared::{Counters, Origin, SharedStacks};
 use super::{OwnerInfo, StackError, StackSize};
@@ -183,12 +183,15 @@ pub(super) fn signal_frame_bytes() -> usize {
 }
 
 /// Does nothing: pages of a stack cannot be given back safely here.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Trim;
 
 impl Trim {
+    /// As on Unix, where it means something.
+    pub const TOLERANCE: usize = 2048;
+
     /// An empty collection.
-    pub const fn new() -> Self {
+    pub fn new(_keep_pages: usize) -> Self {
         Self
     }
 
