@@ -48,6 +48,23 @@ pub enum Choice {
     Named(BackendKind),
 }
 
+impl Choice {
+    /// The choice named by the environment variable `FIBRA_DRIVER`, if it is set and not empty.
+    ///
+    /// # Errors
+    /// A text for the user if it names no driver.
+    pub fn from_env() -> Result<Option<Self>, String> {
+        match std::env::var("FIBRA_DRIVER") {
+            Ok(name) if name.is_empty() => Ok(None),
+            Ok(name) => name.parse().map(Some).map_err(|error| format!("FIBRA_DRIVER: {error}")),
+            Err(std::env::VarError::NotPresent) => Ok(None),
+            Err(std::env::VarError::NotUnicode(_)) => Err("FIBRA_DRIVER: not UTF-8: expected \
+                 auto, uring, epoll, poll or select"
+                .to_owned()),
+        }
+    }
+}
+
 impl FromStr for Choice {
     type Err = String;
     fn from_str(name: &str) -> Result<Self, String> {

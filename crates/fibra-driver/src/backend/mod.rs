@@ -104,4 +104,8 @@ impl Contract for Backend {
     fn metrics(&self) -> Metrics {
         each!(self, backend => backend.metrics())
     }
+
+    fn inject(&mut self, user_data: u64, result: i32) {
+        each!(self, backend => backend.inject(user_data, result));
+    }
 }
