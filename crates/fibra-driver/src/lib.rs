@@ -47,4 +47,4 @@ pub use notifier::Notifier;
 pub use op::{Completion, Message, OpId, RawOp, Shutdown, Submitted, Target};
 pub use socket::{Canceller, Direction, OpHandle, Side, Socket};
 pub use stash::{Stash, Stashed};
-pub use sys::RawFd;
+pub use sys::{DESCRIPTOR_TOO_HIGH, RawFd};
