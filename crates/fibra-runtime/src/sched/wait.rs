@@ -1,9 +1,6 @@
 //! Waiting for one op: the one place where a model of waiting meets the driver.
 //! (Stub: plain threads only.)
 
-use std::thread;
-use std::time::Duration;
-
 use fibra_driver::{Deadline, Gate, Instant, RawOp, run_blocking};
 
 /// Why a wait ended without its op having succeeded.
@@ -49,10 +46,4 @@ pub(crate) fn enter_gate(gate: &Gate, timeout: Option<Instant>) -> Result<(), In
 /// Runs `f` on the blocking pool and waits for it: a fiber parks, a plain thread runs it itself.
 pub(crate) fn offload<T: Send>(f: impl FnOnce() -> T + Send) -> T {
     f()
-}
-
-/// Sleeps; a cancel or an inherited deadline ends it early.
-pub(crate) fn sleep_cancellable(duration: Duration) -> Result<(), Interrupt> {
-    thread::sleep(duration);
-    Ok(())
 }
