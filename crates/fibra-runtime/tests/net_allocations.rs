@@ -43,7 +43,8 @@ fn reads_and_writes_allocate_nothing() {
                 near.write_all(b"ping").unwrap();
                 assert_eq!(far.peek(&mut buf).unwrap(), 4);
                 far.read_exact(&mut buf[..4]).unwrap();
-                far.write_vectored(&[IoSlice::new(b"po"), IoSlice::new(b"ng")]).unwrap();
+                let bufs = [IoSlice::new(b"po"), IoSlice::new(b"ng")];
+                assert_eq!(far.write_vectored(&bufs).unwrap(), 4);
                 let (left, right) = buf.split_at_mut(32);
                 let mut bufs = [IoSliceMut::new(left), IoSliceMut::new(right)];
                 assert_eq!(near.read_vectored(&mut bufs).unwrap(), 4);

@@ -119,33 +119,33 @@ fn eight_readers_of_one_stream_lose_no_message_and_none_is_stuck() {
 }
 
 #[test]
-fn a_read_that_queues_behind_another_keeps_its_own_timeout() {
+fn two_reads_with_a_timeout_take_turns_and_the_bytes_reach_one_of_them() {
     on_every_side(|| {
         let (near, mut far) = pair();
-        let first = near.try_clone().unwrap();
-        let inside = Arc::new(Barrier::new(2));
-        let started = Arc::clone(&inside);
-        let waiter = spawn(move || {
-            started.wait();
-            let mut byte = [0];
-            (&first).read(&mut byte).unwrap();
-            byte[0]
-        });
-        inside.wait();
-        // Whichever of the two is inside the gate: this one ends, the other one goes on.
         near.set_read_timeout(SHORT).unwrap();
-        let second = near.try_clone().unwrap();
-        let timed_out = loop {
-            match (&second).read(&mut [0]) {
-                Err(error) => break error,
-                Ok(_) => panic!("nothing was sent"),
-            }
-        };
-        assert_eq!(timed_out.kind(), ErrorKind::WouldBlock);
-        near.set_read_timeout(None).unwrap();
-        far.write_all(b"xxxxxxxx").unwrap();
-        // If the waiter began after the timeout was set it ended with it; see the join.
-        assert_eq!(waiter.join(), b'x');
+        let start = Arc::new(Barrier::new(3));
+        let readers = [near.try_clone().unwrap(), near].map(|stream| {
+            let start = Arc::clone(&start);
+            spawn(move || {
+                start.wait();
+                let first = (&stream).read(&mut [0]).unwrap_err().kind();
+                start.wait();
+                // Until the byte or the end.
+                loop {
+                    match (&stream).read(&mut [0]) {
+                        Ok(count) => break (first, count),
+                        Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+                    }
+                }
+            })
+        });
+        start.wait();
+        start.wait();
+        far.write_all(b"x").unwrap();
+        drop(far);
+        let mut seen = readers.map(sides::Peer::join);
+        seen.sort_by_key(|(_, count)| *count);
+        assert_eq!(seen, [(ErrorKind::WouldBlock, 0), (ErrorKind::WouldBlock, 1)]);
     });
 }
 

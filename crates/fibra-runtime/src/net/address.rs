@@ -27,7 +27,8 @@ pub trait ToSocketAddrs {
 
     /// Converts to addresses, looking a name up if there is one.
     ///
-    /// Suspends the fiber while a name is looked up.
+    /// # Suspends
+    /// While a name is looked up.
     ///
     /// # Errors
     /// `InvalidInput` if a string is not `host:port`, or the resolver's error.

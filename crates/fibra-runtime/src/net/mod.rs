@@ -13,6 +13,8 @@
 //! - How a wait ended can be told from the error: a socket timeout is `WouldBlock` (as in std on
 //!   Unix), an inherited deadline is `TimedOut`, a cancel is found by
 //!   [`is_cancelled`](crate::is_cancelled).
+//! - Only what says `# Suspends` suspends a fiber (it blocks a plain thread), and nothing does in
+//!   non-blocking mode. Dropping, cloning, `shutdown`, getters and setters never do.
 //!
 //! Names of what is plain data (addresses, [`Shutdown`]) are std's own types, found here too.
 
@@ -28,3 +30,6 @@ pub use std::net::{
 };
 pub use tcp_listener::{Incoming, IntoIncoming, TcpListener};
 pub use tcp_stream::TcpStream;
+
+#[cfg(test)]
+mod tests;

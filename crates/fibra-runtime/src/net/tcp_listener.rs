@@ -10,7 +10,7 @@ use fibra_driver::{Direction, RawOp, Socket};
 
 use super::address::{ToSocketAddrs, first_that_works};
 use super::direction;
-use super::shortage::{self, Pauses, Verdict};
+use super::shortage::{self, OnClose, Pauses, Verdict};
 use super::tcp_stream::TcpStream;
 use crate::cancel::is_cancelled;
 
@@ -51,6 +51,8 @@ const BACKLOG: i32 = 4096;
 /// ```
 pub struct TcpListener {
     socket: Socket,
+    /// Dropped after the socket.
+    _on_close: OnClose,
 }
 
 impl TcpListener {
@@ -61,11 +63,14 @@ impl TcpListener {
     /// and with as long a backlog as the system allows. Never with `SO_REUSEPORT`: a second
     /// listener on the same address is `AddrInUse`.
     ///
+    /// # Suspends
+    /// While a name is looked up; an address needs no wait.
+    ///
     /// # Errors
     /// The error of the last address; `InvalidInput` if there was none.
     pub fn bind<A: ToSocketAddrs>(address: A) -> io::Result<Self> {
         let listen = |address: &SocketAddr| Socket::listen(address, BACKLOG);
-        Ok(Self { socket: first_that_works(address, |_| false, listen)? })
+        first_that_works(address, |_| false, listen).map(Self::from_socket)
     }
 
     /// Takes over a listener of std. Its blocking mode stays as it is.
@@ -76,7 +81,7 @@ impl TcpListener {
         let nonblocking = socket2::SockRef::from(&listener).nonblocking()?;
         let socket = Socket::from_owned(OwnedFd::from(listener))?;
         socket.set_nonblocking(nonblocking);
-        Ok(Self { socket })
+        Ok(Self::from_socket(socket))
     }
 
     /// Hands the listener over to std, with its blocking mode.
@@ -86,7 +91,7 @@ impl TcpListener {
     /// it is under way, or a connection that was accepted for an abandoned call has not been taken
     /// yet.
     pub fn into_std(self) -> Result<std::net::TcpListener, Self> {
-        let fd = self.socket.try_into_owned().map_err(|socket| Self { socket })?;
+        let fd = self.socket.try_into_owned().map_err(Self::from_socket)?;
         Ok(std::net::TcpListener::from(fd))
     }
 
@@ -97,6 +102,9 @@ impl TcpListener {
     /// network) is skipped, and while the process is out of descriptors or memory (`EMFILE`,
     /// `ENFILE`, `ENOBUFS`, `ENOMEM`) this waits, with one warning in the log, and the connections
     /// stay in the backlog.
+    ///
+    /// # Suspends
+    /// Until there is a connection.
     ///
     /// # Errors
     /// `WouldBlock` in non-blocking mode, also while out of descriptors; else only what makes the
@@ -123,6 +131,15 @@ impl TcpListener {
         }
     }
 
+    fn from_socket(socket: Socket) -> Self {
+        Self { socket, _on_close: OnClose }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn socket(&self) -> &Socket {
+        &self.socket
+    }
+
     fn accept_once(&self) -> io::Result<(TcpStream, SocketAddr)> {
         let op = RawOp::Accept { on: self.socket.target() };
         // SAFETY: `self` keeps the descriptor; no memory is lent.
@@ -141,6 +158,9 @@ impl TcpListener {
     }
 
     /// Returns an iterator over the connections, which is [`accept`](Self::accept) in a loop.
+    ///
+    /// # Suspends
+    /// Each step, until there is a connection.
     ///
     /// # Cancellation
     /// Yields the error of a cancel or of an inherited deadline once and then ends, so that a loop
@@ -167,7 +187,7 @@ impl TcpListener {
     /// # Errors
     /// None today; the type is std's.
     pub fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self { socket: self.socket.clone() })
+        Ok(Self::from_socket(self.socket.clone()))
     }
 
     /// Sets the time-to-live of packets sent (`IP_TTL`).
@@ -225,7 +245,7 @@ impl Iterator for Incoming<'_> {
     type Item = io::Result<TcpStream>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        next(self.listener, &mut self.ended)
+        next(&mut self.ended, || self.listener.accept().map(|(stream, _)| stream))
     }
 }
 
@@ -245,17 +265,17 @@ impl Iterator for IntoIncoming {
     type Item = io::Result<TcpStream>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        next(&self.listener, &mut self.ended)
+        next(&mut self.ended, || self.listener.accept().map(|(stream, _)| stream))
     }
 }
 
 impl FusedIterator for IntoIncoming {}
 
-fn next(listener: &TcpListener, ended: &mut bool) -> Option<io::Result<TcpStream>> {
+fn next<T>(ended: &mut bool, accept: impl FnOnce() -> io::Result<T>) -> Option<io::Result<T>> {
     if *ended {
         return None;
     }
-    let next = listener.accept().map(|(stream, _)| stream);
+    let next = accept();
     *ended = next.as_ref().is_err_and(is_sticky);
     Some(next)
 }
@@ -281,5 +301,24 @@ impl fmt::Debug for TcpListener {
             fields.field("addr", &address);
         }
         fields.field("fd", &self.as_raw_fd()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Cancelled;
+
+    #[test]
+    fn incoming_yields_a_cancel_or_a_deadline_once_and_ends() {
+        for sticky in [io::Error::from(Cancelled), io::ErrorKind::TimedOut.into()] {
+            let (mut ended, mut sticky) = (false, Some(sticky));
+            assert!(matches!(next(&mut ended, || Ok(1)), Some(Ok(1))));
+            let other = || Err::<i32, _>(io::ErrorKind::WouldBlock.into());
+            assert!(matches!(next(&mut ended, other), Some(Err(_))));
+            let first = next(&mut ended, || Err::<i32, _>(sticky.take().unwrap()));
+            assert!(matches!(first, Some(Err(_))));
+            assert!(next(&mut ended, || -> io::Result<i32> { panic!("asked again") }).is_none());
+        }
     }
 }

@@ -12,6 +12,7 @@ use fibra_driver::{Direction, Message, RawOp, Socket};
 
 use super::address::{ToSocketAddrs, first_that_works};
 use super::direction::{self, LEN_MAX, as_io_result};
+use super::shortage::OnClose;
 use crate::sched::wait::{self, Interrupt};
 
 /// A TCP connection between a local and a remote socket.
@@ -22,6 +23,9 @@ use crate::sched::wait::{self, Interrupt};
 /// keeps its handle alive.
 ///
 /// There is no `IntoRawFd`: see [`into_std`](Self::into_std).
+///
+/// # Suspends
+/// Reads, until there are bytes, the end of the stream or an error; writes, until there is room.
 ///
 /// # Cancellation
 /// A read or write that is cancelled, or whose deadline passes, fails unless it had moved bytes
@@ -49,10 +53,15 @@ use crate::sched::wait::{self, Interrupt};
 /// ```
 pub struct TcpStream {
     socket: Socket,
+    /// Dropped after the socket.
+    _on_close: OnClose,
 }
 
 impl TcpStream {
     /// Connects to the first of the addresses that accepts.
+    ///
+    /// # Suspends
+    /// Until an attempt has succeeded or all have failed, and while a name is looked up.
     ///
     /// # Errors
     /// The error of the last address; `InvalidInput` if there was none.
@@ -76,6 +85,9 @@ impl TcpStream {
     }
 
     /// Connects to one address, waiting no longer than `timeout`.
+    ///
+    /// # Suspends
+    /// Until the attempt has ended.
     ///
     /// # Errors
     /// `InvalidInput` if the timeout is zero; `TimedOut` once it has passed; else what connecting
@@ -107,14 +119,21 @@ impl TcpStream {
         let outcome = unsafe { wait::wait_op(op, until) };
         let result = outcome.map_err(Failure::Interrupted)?;
         as_io_result(result).map_err(Failure::Io)?;
-        Ok(Self { socket })
+        Ok(Self::from_socket(socket))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn socket(&self) -> &Socket {
+        &self.socket
     }
 
     pub(crate) fn from_socket(socket: Socket) -> Self {
-        Self { socket }
+        Self { socket, _on_close: OnClose }
     }
 
-    /// Takes over a stream of std. Its timeouts and its blocking mode stay as they are.
+    /// Takes over a stream of std. Its timeouts and its blocking mode stay as they are, as far as
+    /// this type shows them; another descriptor of the same connection (a `try_clone` of std's) is
+    /// in non-blocking mode from then on.
     ///
     /// # Errors
     /// If the descriptor cannot be switched to non-blocking mode, which is ours from then on.
@@ -125,7 +144,7 @@ impl TcpStream {
         socket.set_read_timeout(read)?;
         socket.set_write_timeout(write)?;
         socket.set_nonblocking(nonblocking);
-        Ok(Self { socket })
+        Ok(Self::from_socket(socket))
     }
 
     /// Hands the connection over to std, with its timeouts and its blocking mode.
@@ -136,7 +155,7 @@ impl TcpStream {
     /// on, drop the other handles, and try again.
     pub fn into_std(self) -> Result<std::net::TcpStream, Self> {
         let (read, write) = (self.socket.read_timeout(), self.socket.write_timeout());
-        let fd = self.socket.try_into_owned().map_err(|socket| Self { socket })?;
+        let fd = self.socket.try_into_owned().map_err(Self::from_socket)?;
         let stream = std::net::TcpStream::from(fd);
         // Neither can fail for an open socket.
         let _ = stream.set_read_timeout(read);
@@ -152,7 +171,7 @@ impl TcpStream {
     /// # Errors
     /// None today; the type is std's.
     pub fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self { socket: self.socket.clone() })
+        Ok(Self::from_socket(self.socket.clone()))
     }
 
     /// Returns the address of the other side.
@@ -180,6 +199,9 @@ impl TcpStream {
     }
 
     /// Receives without taking: the next read gets the same bytes again.
+    ///
+    /// # Suspends
+    /// Until there are bytes, the end of the stream or an error.
     ///
     /// # Errors
     /// As [`Read::read`] on this stream.

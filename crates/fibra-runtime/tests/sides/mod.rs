@@ -1,5 +1,6 @@
 //! The sides a test body runs on, so that one body covers every way to wait.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 #![allow(dead_code, reason = "every test binary includes this file and uses a part of it")]
 
 use std::panic;
