@@ -1,4 +1,5 @@
 //! The life of a runtime: where its API may be used, cancellation, shutdown, exit, signals.
+#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 mod support;
 

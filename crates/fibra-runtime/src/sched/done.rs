@@ -89,6 +89,7 @@ impl<W> Oneshot<W> {
     }
 
     /// Takes the waiter back. `None`: there is none, or `complete` has it, and then it is done now.
+    #[cfg_attr(not(test), allow(dead_code, reason = "part of the modelled protocol"))]
     pub(crate) fn deregister(&self) -> Option<W> {
         if self.lock()? == EMPTY {
             self.unlock(EMPTY);

@@ -185,6 +185,7 @@ impl<N: Node> Batch<N> {
     }
 
     /// Whether nothing is left.
+    #[cfg_attr(not(test), allow(dead_code, reason = "part of the modelled protocol"))]
     pub(crate) fn is_empty(&self) -> bool {
         self.oldest.is_null()
     }

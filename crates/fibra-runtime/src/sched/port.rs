@@ -22,6 +22,7 @@ use super::block::{Block, BlockPtr};
 use super::io_thread::IoThread;
 
 /// Where a worker's ops go.
+#[expect(clippy::large_enum_variant, reason = "one a worker, and the large one is the hot one")]
 pub(crate) enum Port {
     /// The worker's own driver.
     Own(Driver),

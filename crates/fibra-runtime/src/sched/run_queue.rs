@@ -115,15 +115,15 @@ impl<T: Word> FreshQueue<T> {
         }
     }
 
-    /// Takes the older half, rounded up, and gives each word to `into`, oldest first. Returns how
-    /// many.
+    /// Takes the older half, rounded up but at most `count_max`, and gives each word to `into`, oldest
+    /// first. Returns how many.
     ///
     /// `into` runs when all of them are taken: it may push to the thief's own queue.
-    pub(crate) fn steal_half(&self, mut into: impl FnMut(T)) -> usize {
+    pub(crate) fn steal_half(&self, count_max: usize, mut into: impl FnMut(T)) -> usize {
         let mut copies = [MaybeUninit::<*mut ()>::uninit(); FRESH_LEN_MAX.div_ceil(2)];
         loop {
             let (head, len) = self.bounds();
-            let count = len.div_ceil(2);
+            let count = len.div_ceil(2).min(count_max);
             if count == 0 {
                 return 0;
             }
@@ -240,10 +240,10 @@ mod tests {
             push(&queue, word).expect("there is room");
         }
         let mut stolen = Vec::new();
-        assert_eq!(queue.steal_half(|word| stolen.push(word)), 3);
+        assert_eq!(queue.steal_half(FRESH_LEN_MAX, |word| stolen.push(word)), 3);
         assert_eq!(stolen, [0, 1, 2]);
         assert_eq!((queue.pop(), queue.pop(), queue.pop()), (Some(3), Some(4), None));
-        assert_eq!(queue.steal_half(|_| ()), 0);
+        assert_eq!(queue.steal_half(FRESH_LEN_MAX, |_| ()), 0);
     }
 
     #[test]
@@ -260,7 +260,7 @@ mod tests {
             for _ in 0..2 {
                 scope.spawn(|| {
                     while left.load(Ordering::Relaxed) > 0 {
-                        if queue.steal_half(take) == 0 {
+                        if queue.steal_half(FRESH_LEN_MAX, take) == 0 {
                             std::thread::yield_now();
                         }
                     }
@@ -299,8 +299,8 @@ mod loom_models {
                 let queue = queue.clone();
                 thread::spawn(move || {
                     let mut stolen = Vec::new();
-                    queue.steal_half(|word| stolen.push(word));
-                    queue.steal_half(|word| stolen.push(word));
+                    queue.steal_half(FRESH_LEN_MAX, |word| stolen.push(word));
+                    queue.steal_half(FRESH_LEN_MAX, |word| stolen.push(word));
                     stolen
                 })
             };
@@ -355,7 +355,7 @@ mod loom_models {
             let thieves: Vec<_> = (0..2)
                 .map(|_| {
                     let queue = queue.clone();
-                    thread::spawn(move || queue.steal_half(|_| ()))
+                    thread::spawn(move || queue.steal_half(FRESH_LEN_MAX, |_| ()))
                 })
                 .collect();
             let mut count = usize::from(queue.pop().is_some());

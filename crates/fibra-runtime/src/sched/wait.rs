@@ -449,11 +449,6 @@ pub(crate) fn sleep_until(then: Instant) -> Result<(), Interrupt> {
     }
 }
 
-/// Sleeps for a back-off, at most until the fiber is cancelled or its deadline passes.
-pub(crate) fn sleep_cancellable(delay: Duration) -> Result<(), Interrupt> {
-    sleep_until(Instant::now() + delay)
-}
-
 /// Runs `f` on the blocking pool while the fiber parks. On plain threads, and while unwinding, it
 /// runs inline. Ignores cancel and deadlines: `f` may borrow, so it must have ended.
 pub(crate) fn offload<T: Send>(f: impl FnOnce() -> T + Send) -> T {
@@ -477,6 +472,7 @@ pub(crate) fn offload<T: Send>(f: impl FnOnce() -> T + Send) -> T {
         };
         // A job that is refused (the pool is closing or full) runs here: it lends this frame.
         if let Err(refused) = worker.shared.pool.submit(task.erase()) {
+            tracing::warn!("a blocking call runs on its worker: {}", refused.reason);
             (refused.job)();
         }
         while !finished.load(Ordering::Acquire) {

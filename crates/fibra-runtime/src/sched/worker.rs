@@ -52,8 +52,6 @@ const TRIM_COUNT: usize = 4096;
 /// Free control blocks kept by one worker; surplus goes back in batches (D46).
 const BLOCKS_MAX: usize = 256;
 const BLOCKS_BATCH: usize = 32;
-/// Fibers taken at once from another worker.
-const STEAL_MAX: usize = 64;
 
 /// One runtime thread. Lives on its stack; reached through [`current`].
 pub(crate) struct Worker {
@@ -481,21 +479,27 @@ impl Worker {
                 continue;
             }
             let surplus = victim.load().saturating_sub(mine).div_ceil(2);
-            let count = if victim.stuck.load(Ordering::Relaxed) { STEAL_MAX } else { surplus };
-            let stolen = (0..count.min(STEAL_MAX))
-                .map_while(|_| victim.fresh.pop().or_else(|| victim.incoming.pop()))
-                .map(|block| {
-                    if let Err(block) = self.push_fresh(block) {
-                        self.ready.with(|ready| ready.push(block));
-                    }
-                })
-                .count();
+            let count = if victim.stuck.load(Ordering::Relaxed) { usize::MAX } else { surplus };
+            let mut stolen = victim.fresh.steal_half(count, |block| self.take_over(block));
+            if stolen == 0 {
+                // Collected first: a thief must not hold a victim's lock while it takes its own.
+                let mut blocks = Vec::new();
+                stolen = victim.incoming.take_half(count, |block| blocks.push(block));
+                blocks.into_iter().for_each(|block| self.take_over(block));
+            }
             if stolen > 0 {
                 self.shared.stolen_count.fetch_add(stolen, Ordering::Relaxed);
                 return true;
             }
         }
         false
+    }
+
+    /// Queues a fiber that was stolen. It is fresh, but the ready queue runs it just as well.
+    fn take_over(&self, block: BlockPtr) {
+        if let Err(block) = self.push_fresh(block) {
+            self.ready.with(|ready| ready.push(block));
+        }
     }
 
     fn phase_changed(&self) -> bool {
