@@ -6,20 +6,22 @@
 //!
 //! 1. `home` is a hint, "driver and entry that used me last". A driver that finds another driver
 //!    there looks in its own map by [`Descriptor::id`], which is never reused.
-//! 2. Every driver that registered leaves a [`Forget`] behind. Before the number is closed each of
-//!    them is told: the kernel registration goes first (a closed number whose description lives on
-//!    in a dup could not be removed any more), then the driver's own entry.
+//! 2. Every driver that has an entry leaves a [`Forget`] behind, weakly: drivers may go first.
+//!    Before the number is closed each of them is told: the kernel registration goes first (a closed
+//!    number whose description lives on in a dup could not be removed any more), then the entry.
 //! 3. A driver that sees events for a descriptor nobody waits for there, and whose home is
-//!    elsewhere, removes its registration itself.
+//!    elsewhere, removes its kernel registration itself. It cannot look at the descriptor then (who
+//!    promised that it exists were the waiters), so it shares the hint: [`Descriptor::home_cell`].
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use crate::sys::{self, OwnedFd, RawFd};
 
 /// Something that must forget a descriptor before its number is closed.
 pub(crate) trait Forget: Send + Sync {
-    /// Removes the kernel registration of `fd` and asks the driver to drop its entry for `id`.
+    /// Removes the kernel registration of `fd` and asks the driver to drop its entry for `id`. Called
+    /// on any thread, once per entry, while `fd` is still open.
     fn forget(&self, fd: RawFd, id: u64);
 }
 
@@ -30,8 +32,9 @@ pub struct Descriptor {
     /// [`into_fd`](Self::into_fd) and `drop`.
     fd: Option<OwnedFd>,
     id: u64,
-    home: AtomicU64,
-    registrations: Mutex<Vec<Arc<dyn Forget>>>,
+    /// The hint of rule 1. Made by the first driver that keeps an entry; io_uring needs none.
+    home: OnceLock<Arc<AtomicU64>>,
+    registrations: Mutex<Vec<Weak<dyn Forget>>>,
 }
 
 /// Ids start at 1 and are never reused in a process: 2^64 of them last for ever.
@@ -43,7 +46,7 @@ impl Descriptor {
         Self {
             fd: Some(fd),
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
-            home: AtomicU64::new(0),
+            home: OnceLock::new(),
             registrations: Mutex::new(Vec::new()),
         }
     }
@@ -70,24 +73,22 @@ impl Descriptor {
     }
 
     /// The hint of rule 1; 0 before the first registration.
+    #[inline]
     pub(crate) fn home(&self) -> u64 {
-        self.home.load(Ordering::Relaxed)
+        self.home.get().map_or(0, |home| home.load(Ordering::Relaxed))
     }
 
-    /// Sets the hint of rule 1. Relaxed: a stale value only costs a look into the map.
-    pub(crate) fn set_home(&self, home: u64) {
-        self.home.store(home, Ordering::Relaxed);
+    /// Where the hint lives. Its value is read and set relaxed: a stale one only costs a look into
+    /// a map.
+    pub(crate) fn home_cell(&self) -> &Arc<AtomicU64> {
+        self.home.get_or_init(Arc::default)
     }
 
-    /// Leaves word of a registration (rule 2).
-    pub(crate) fn registered(&self, who: Arc<dyn Forget>) {
-        self.registrations.lock().unwrap_or_else(PoisonError::into_inner).push(who);
-    }
-
-    /// Removes what [`registered`](Self::registered) left, when a driver gives up its registration.
-    pub(crate) fn deregistered(&self, who: &Arc<dyn Forget>) {
+    /// Leaves word of an entry (rule 2). One per driver: an entry lasts as long as the descriptor.
+    pub(crate) fn registered(&self, who: Weak<dyn Forget>) {
         let mut list = self.registrations.lock().unwrap_or_else(PoisonError::into_inner);
-        list.retain(|other| !Arc::ptr_eq(other, who));
+        list.retain(|other| other.strong_count() > 0);
+        list.push(who);
     }
 
     /// Forgets every registration and hands the descriptor out, for
@@ -103,7 +104,7 @@ impl Descriptor {
     fn forget(&mut self) {
         let (fd, id) = (self.raw_fd(), self.id);
         let list = self.registrations.get_mut().unwrap_or_else(PoisonError::into_inner);
-        for who in list.drain(..) {
+        for who in list.drain(..).filter_map(|who| who.upgrade()) {
             who.forget(fd, id);
         }
     }

@@ -55,6 +55,12 @@ pub struct Metrics {
     pub overflow_count: u64,
     /// Calls that entered the kernel to submit or to wait.
     pub enter_count: u64,
+    /// Tries of the readiness backends that found nothing to do.
+    pub would_block_count: u64,
+    /// Owned ops that have no result yet, those before their gate included.
+    pub owned_count: usize,
+    /// Owned ops that have ended and wait to be reaped.
+    pub finished_count: usize,
 }
 
 /// Takes ops, yields completions. One per thread that waits; see the crate page.
@@ -77,11 +83,12 @@ impl Driver {
     /// A named backend that cannot run here, with the reason; a limit (descriptors, memory).
     pub fn new(config: &Config) -> io::Result<Self> {
         let backend = Backend::new(config)?;
-        let owned = owned::Table::new(backend.notifier());
+        let owned = owned::Table::new(backend.notifier(), config.in_flight_max);
         Ok(Self { backend, owned })
     }
 
-    /// Takes an op. `data` comes back in its [`Completion`].
+    /// Takes an op. `data` comes back in its [`Completion`]; its highest bit is not the caller's to
+    /// set (it tells owned ops apart).
     ///
     /// # Safety
     /// Until the op's final completion has been taken with [`reap`](Self::reap) (or this returns
@@ -91,6 +98,7 @@ impl Driver {
     /// - the driver is not leaked while that memory is freed (dropping it is fine).
     #[inline]
     pub unsafe fn submit(&mut self, op: RawOp, data: u64) -> Submitted {
+        debug_assert!(data >> 63 == 0, "the highest bit of `data` marks owned ops");
         // SAFETY: forwarded; the caller keeps the same promises.
         unsafe { self.backend.submit(op, data) }
     }
@@ -109,6 +117,7 @@ impl Driver {
     /// queues are handled inside.
     #[inline]
     pub fn wait(&mut self, deadline: Deadline) -> io::Result<()> {
+        let deadline = if self.owned.has_ready() { Deadline::Now } else { deadline };
         self.backend.wait(deadline)
     }
 
@@ -116,7 +125,16 @@ impl Driver {
     /// taken with [`reap_owned`](Self::reap_owned).
     #[inline]
     pub fn reap(&mut self) -> Option<Completion> {
-        self.backend.reap()
+        if let Some(completion) = self.owned.take_set_aside() {
+            return Some(completion);
+        }
+        loop {
+            let completion = self.backend.reap()?;
+            if !owned::is_owned(&completion) {
+                return Some(completion);
+            }
+            self.complete(completion);
+        }
     }
 
     /// A handle with which other threads end [`wait`](Self::wait).
@@ -131,7 +149,11 @@ impl Driver {
 
     /// What has been counted so far.
     pub fn metrics(&self) -> Metrics {
-        self.backend.metrics()
+        Metrics {
+            owned_count: self.owned.in_flight(),
+            finished_count: self.owned.finished_count(),
+            ..self.backend.metrics()
+        }
     }
 
     /// Handles an answer as if the kernel had given it. For tests of late, duplicate, zero and
@@ -140,5 +162,12 @@ impl Driver {
     #[doc(hidden)]
     pub fn inject_completion(&mut self, user_data: u64, result: i32) {
         self.backend.inject(user_data, result);
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        // Before the backend is dropped: afterwards nobody could tell which ops are final.
+        self.close_owned();
     }
 }

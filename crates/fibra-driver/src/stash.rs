@@ -15,6 +15,7 @@
 
 use std::collections::VecDeque;
 use std::io::IoSliceMut;
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -60,16 +61,16 @@ impl Stash {
         self.count.store(kept.len(), Ordering::Relaxed);
     }
 
-    /// Keeps what a receive into `bytes` gave: the beginning of them, the end of the stream or an
-    /// error. A cancelled receive gave nothing.
-    pub fn push_received(&self, mut bytes: Vec<u8>, result: i32) {
+    /// Keeps what a receive into a part of `bytes` gave: the beginning of that part, the end of the
+    /// stream or an error. A cancelled receive gave nothing.
+    pub fn push_received(&self, mut bytes: Vec<u8>, part: Range<usize>, result: i32) {
         match result {
-            0 if !bytes.is_empty() => self.push(Stashed::End),
+            0 if !part.is_empty() => self.push(Stashed::End),
             sys::CANCELLED | sys::WOULD_BLOCK | sys::NO_BUFFERS => {}
             error @ ..0 => self.push(Stashed::Error(error)),
             count => {
-                bytes.truncate(count as usize);
-                self.push(Stashed::Bytes(bytes, 0));
+                bytes.truncate(part.start + count as usize);
+                self.push(Stashed::Bytes(bytes, part.start));
             }
         }
     }
@@ -129,7 +130,7 @@ impl Stash {
                 Some(count @ 1..) => total += count,
                 // An end or error after some bytes waits for the next call; an error, told to us
                 // now, must not be lost to it.
-                Some(error @ ..0) if total > 0 => {
+                Some(error) if error < 0 && total > 0 => {
                     self.push_front(Stashed::Error(error));
                     break;
                 }
@@ -252,10 +253,10 @@ mod tests {
     fn bytes_come_first_then_an_error_once_then_the_end_for_ever() {
         let stash = Stash::default();
         assert!(stash.is_empty());
-        stash.push_received(b"ab__".to_vec(), 2);
-        stash.push_received(b"cdef".to_vec(), 4);
-        stash.push_received(vec![0; 4], -libc::ECONNRESET);
-        stash.push_received(vec![0; 4], 0);
+        stash.push_received(b"__ab__".to_vec(), 2..6, 2);
+        stash.push_received(b"cdef".to_vec(), 0..4, 4);
+        stash.push_received(vec![0; 4], 0..4, -libc::ECONNRESET);
+        stash.push_received(vec![0; 4], 0..4, 0);
         assert_eq!(stash.byte_count(), 6);
         assert_eq!(recv(&stash, 5, true), Some(Ok(b"abcde".to_vec())), "peek takes nothing");
         assert_eq!(recv(&stash, 3, false), Some(Ok(b"abc".to_vec())));
@@ -272,8 +273,8 @@ mod tests {
     #[test]
     fn a_receive_that_gave_nothing_keeps_nothing() {
         let stash = Stash::default();
-        stash.push_received(vec![0; 4], -libc::ECANCELED);
-        stash.push_received(Vec::new(), 0);
+        stash.push_received(vec![0; 4], 0..4, -libc::ECANCELED);
+        stash.push_received(vec![0; 4], 2..2, 0);
         stash.push(Stashed::Bytes(vec![1, 2], 2));
         assert!(stash.is_empty());
         assert_eq!(recv(&stash, 4, false), None);

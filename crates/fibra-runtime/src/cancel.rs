@@ -7,6 +7,8 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 
+use crate::sched::wait::Interrupt;
+
 /// Says that the fiber was cancelled: the payload of the [`io::Error`] that its waits return.
 ///
 /// ```
@@ -25,6 +27,19 @@ impl fmt::Display for Cancelled {
 }
 
 impl Error for Cancelled {}
+
+impl From<Interrupt> for io::Error {
+    /// As std where std has the thing: a socket's own timeout is `WouldBlock`.
+    fn from(interrupt: Interrupt) -> Self {
+        match interrupt {
+            Interrupt::Cancelled => Cancelled.into(),
+            Interrupt::Deadline => {
+                Self::new(io::ErrorKind::TimedOut, "the deadline of this fiber has passed")
+            }
+            Interrupt::Timeout => io::ErrorKind::WouldBlock.into(),
+        }
+    }
+}
 
 impl From<Cancelled> for io::Error {
     fn from(cancelled: Cancelled) -> Self {

@@ -21,6 +21,11 @@ impl MessageHeader {
     pub const EMPTY: Self = Self(unsafe { mem::zeroed() });
 }
 
+/// The error number of an op that was cancelled before it had an effect.
+pub const ECANCELED: i32 = libc::ECANCELED;
+/// The error number of a blocking op whose deadline has passed.
+pub const ETIMEDOUT: i32 = libc::ETIMEDOUT;
+
 /// The answer "not now" of the non-blocking calls below.
 pub(crate) const WOULD_BLOCK: i32 = -libc::EAGAIN;
 /// The result of an op that was cancelled before it had an effect.
@@ -80,14 +85,20 @@ fn call(mut attempt: impl FnMut() -> isize) -> i32 {
                 code if code == -libc::EINTR => {}
                 code => return code,
             },
-            // Counts are capped by `MAX_COUNT`, descriptor numbers are ints: it fits.
+            // Counts are capped by `COUNT_MAX`, descriptor numbers are ints: it fits.
             count => return count as i32,
         }
     }
 }
 
+/// The OS error number with which the `select` backend refuses a descriptor that `select(2)` cannot
+/// name (its number is `FD_SETSIZE`, mostly 1024, or higher): `ERANGE`. Use another backend, or fewer
+/// descriptors. Accepting answers `EMFILE` instead and leaves the connection in the backlog, as at
+/// any other limit of descriptors.
+pub const DESCRIPTOR_TOO_HIGH: i32 = libc::ERANGE;
+
 /// The most bytes one call moves, so that a count fits an `i32` (Linux has the same limit).
-const MAX_COUNT: usize = 0x7fff_f000;
+pub(crate) const COUNT_MAX: usize = 0x7fff_f000;
 
 #[cfg(any(target_os = "linux", target_os = "freebsd", target_os = "android"))]
 const SEND_FLAGS: libc::c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
@@ -153,7 +164,7 @@ pub(crate) fn connect_result(fd: RawFd) -> i32 {
 pub(crate) unsafe fn recv(fd: RawFd, buf: *mut u8, len: usize, peek: bool) -> i32 {
     let flags = libc::MSG_DONTWAIT | if peek { libc::MSG_PEEK } else { 0 };
     // SAFETY: valid by the caller's promise.
-    call(|| unsafe { libc::recv(fd, buf.cast(), len.min(MAX_COUNT), flags) })
+    call(|| unsafe { libc::recv(fd, buf.cast(), len.min(COUNT_MAX), flags) })
 }
 
 /// Sends without waiting.
@@ -162,7 +173,7 @@ pub(crate) unsafe fn recv(fd: RawFd, buf: *mut u8, len: usize, peek: bool) -> i3
 /// `buf` is valid for reads of `len` bytes.
 pub(crate) unsafe fn send(fd: RawFd, buf: *const u8, len: usize) -> i32 {
     // SAFETY: valid by the caller's promise.
-    call(|| unsafe { libc::send(fd, buf.cast(), len.min(MAX_COUNT), SEND_FLAGS) })
+    call(|| unsafe { libc::send(fd, buf.cast(), len.min(COUNT_MAX), SEND_FLAGS) })
 }
 
 /// Fills the header of a message, which stays valid as long as the message does not move.
@@ -251,12 +262,101 @@ pub(crate) fn readiness(events: libc::c_short) -> Readiness {
 }
 
 /// Sleeps until `fd` is ready or the timeout (milliseconds, -1 for ever) has passed: the bits of
-/// [`Readiness`], 0 if it is not ready, or a negated error.
+/// [`Readiness`], 0 if it is not ready, or a negated error; `-EBADF` if `fd` is not open. Interrupted
+/// sleeps end with `-EINTR`; a timeout of 0 is no sleep and always answers.
 pub(crate) fn ready(fd: RawFd, interest: Interest, timeout_ms: i32) -> i32 {
     let mut entry = libc::pollfd { fd, events: poll_events(interest), revents: 0 };
-    // SAFETY: one entry, which lives on this frame for the whole call.
-    match unsafe { libc::poll(&mut entry, 1, timeout_ms) } {
-        -1 => negated_errno(),
-        _ => i32::from(readiness(entry.revents).bits()),
+    loop {
+        // SAFETY: one entry, which lives on this frame for the whole call.
+        match unsafe { libc::poll(&mut entry, 1, timeout_ms) } {
+            -1 => match negated_errno() {
+                // A pending signal interrupts even a call that does not sleep.
+                code if code == -libc::EINTR && timeout_ms == 0 => {}
+                code => return code,
+            },
+            _ if entry.revents & libc::POLLNVAL != 0 => return -libc::EBADF,
+            _ => return i32::from(readiness(entry.revents).bits()),
+        }
     }
+}
+
+/// The result of an op whose descriptor was closed under it.
+pub(crate) const BAD_DESCRIPTOR: i32 = -libc::EBADF;
+/// The result of a connect whose socket was closed before it was connected or refused.
+pub(crate) const NOT_CONNECTED: i32 = -libc::ENOTCONN;
+
+/// The descriptor in the result of an accept, if it is one.
+pub(crate) fn accepted(result: i32) -> Option<RawFd> {
+    (result >= 0).then_some(result)
+}
+
+/// The error number behind `error`, negated.
+pub(crate) fn negated(error: &std::io::Error) -> i32 {
+    -error.raw_os_error().filter(|code| *code > 0).unwrap_or(libc::EIO)
+}
+
+/// Whether a read (write) of fewer bytes than asked shows that nothing (no room) is left: true only
+/// for TCP. Datagrams end a read early, and so do descriptors sent along over a Unix socket.
+#[cfg(target_os = "linux")]
+pub(crate) fn short_means_drained(fd: RawFd) -> bool {
+    // SAFETY: the caller of this module passes open descriptors only.
+    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+    matches!(socket2::SockRef::from(&fd).protocol(), Ok(Some(socket2::Protocol::TCP)))
+}
+
+/// Whether a short read shows that nothing is left: not relied on here.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn short_means_drained(_fd: RawFd) -> bool {
+    false
+}
+
+/// Whether mio reports edges here, once each, and re-arms by itself.
+pub(crate) const MIO_EDGES: bool = true;
+
+/// What mio keeps per registered descriptor: nothing, the kernel does.
+#[derive(Default)]
+pub(crate) struct Sources;
+
+impl Sources {
+    /// Registers both directions, whatever was asked: there is no call to make later then.
+    pub fn add(
+        &mut self,
+        registry: &mio::Registry,
+        fd: RawFd,
+        token: u64,
+        _interest: Interest,
+    ) -> std::io::Result<()> {
+        let interest = mio::Interest::READABLE | mio::Interest::WRITABLE;
+        // Urgent data ends reads early; its edge says so.
+        #[cfg(target_os = "linux")]
+        let interest = interest | mio::Interest::PRIORITY;
+        let (mut source, token) = (mio::unix::SourceFd(&fd), mio::Token(token as usize));
+        match registry.register(&mut source, token, interest) {
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {
+                registry.reregister(&mut source, token, interest)
+            }
+            result => result,
+        }
+    }
+
+    /// Nothing: both directions are registered.
+    pub fn modify(
+        &mut self,
+        _registry: &mio::Registry,
+        _token: u64,
+        _interest: Interest,
+    ) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    /// Removes a registration.
+    pub fn remove(&mut self, registry: &mio::Registry, fd: RawFd, _token: u64) {
+        remove_source(registry, fd);
+    }
+}
+
+/// Removes a registration; from any thread.
+pub(crate) fn remove_source(registry: &mio::Registry, fd: RawFd) {
+    // ENOENT: it was never registered, or removed already. Nothing is left either way.
+    let _ = registry.deregister(&mut mio::unix::SourceFd(&fd));
 }

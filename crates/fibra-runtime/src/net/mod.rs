@@ -31,8 +31,5 @@ pub use std::net::{
 pub use tcp_listener::{Incoming, IntoIncoming, TcpListener};
 pub use tcp_stream::TcpStream;
 
-#[allow(unused_imports, reason = "for the runtime's builder, which is being written")]
-pub(crate) use shortage::set_accept_errors;
-
 #[cfg(test)]
 mod tests;

@@ -13,15 +13,16 @@
 //! ends when one of our sockets is closed, or else after 10 ms, doubling up to 1 s: descriptors are
 //! freed in other ways too. One that is closed between a failed accept and its pause is not seen;
 //! that costs the rest of the pause and no more.
-//! [`set_accept_errors`] switches all this off.
+//! `Builder::accept_errors` switches all this off.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use fibra_driver::{Gate, Instant};
 
+use crate::sched::current;
 use crate::sched::wait::{self, Interrupt};
 
 /// The first pause.
@@ -30,8 +31,6 @@ const PAUSE_MIN: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// An episode has ended if nothing failed for that long.
 const EPISODE_GAP: Duration = Duration::from_secs(10);
-
-static ACCEPT_ERRORS: AtomicBool = AtomicBool::new(false);
 
 /// When an accept failed for lack of descriptors the last time, in nanoseconds; 0 for never.
 static LAST_SHORTAGE: AtomicU64 = AtomicU64::new(0);
@@ -43,15 +42,9 @@ static PAUSED: Mutex<Vec<Arc<Gate>>> = Mutex::new(Vec::new());
 /// How many there are in `PAUSED`: so that closing a socket costs one load as long as all is well.
 static PAUSED_COUNT: AtomicUsize = AtomicUsize::new(0);
 
-/// Makes `accept` and `incoming` of this process return every error, as std does.
-#[allow(dead_code, reason = "for the runtime's builder, which is being written")]
-pub(crate) fn set_accept_errors(every: bool) {
-    // Relaxed: it orders nothing else.
-    ACCEPT_ERRORS.store(every, Ordering::Relaxed);
-}
-
+/// Whether the runtime of this call was built to return every error from `accept`, as std does.
 pub(crate) fn returns_every_error() -> bool {
-    ACCEPT_ERRORS.load(Ordering::Relaxed)
+    current::worker().is_some_and(|worker| worker.shared.config.accept_errors)
 }
 
 /// What an accept does about an error.

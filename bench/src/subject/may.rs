@@ -1,0 +1,127 @@
+//! may: stackful coroutines that look like threads, the nearest peer in kind.
+
+use std::hint::black_box;
+use std::io::{self, Read, Write};
+
+use may::coroutine::{self, JoinHandle, yield_now};
+use may::net::{TcpListener, TcpStream};
+
+use super::{BUF_LEN, C_EPOLL, How, STACK_LEN, Server, Subject, announce};
+use crate::meter::{Parking, SPAWNS, Spawns, Switches, gate, work};
+
+pub fn subject() -> Subject {
+    Subject {
+        switch: Some(switch),
+        spawn: Some(spawn),
+        park: Some(park),
+        park_max: usize::MAX,
+        server: Some(Server { yardstick: C_EPOLL, how: How::Inside(serve) }),
+        ..Subject::named("may")
+    }
+}
+
+fn go<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+    // SAFETY: what may asks: the body uses no thread-local storage across a switch, and its frames
+    // fit the stack.
+    unsafe { coroutine::spawn(body) }
+}
+
+/// Runs the body as a coroutine on the only worker.
+fn run<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> T {
+    may::config().set_workers(1).set_pool_capacity(2 * SPAWNS);
+    go(body).join().expect("the main coroutine returns")
+}
+
+fn switch(mut meter: Switches) -> Switches {
+    run(move || {
+        while let Some(yields) = meter.next() {
+            gate::reset();
+            let unit_count = meter.units;
+            let units: Vec<_> = (0..unit_count)
+                .map(|_| {
+                    go(move || {
+                        gate::arrive();
+                        while !gate::is_open() {
+                            yield_now();
+                        }
+                        for _ in 0..yields {
+                            yield_now();
+                        }
+                        gate::finish(unit_count);
+                    })
+                })
+                .collect();
+            while gate::arrived() < unit_count {
+                yield_now();
+            }
+            gate::open();
+            for unit in units {
+                let _ = unit.join();
+            }
+            meter.record(gate::took());
+        }
+        meter
+    })
+}
+
+fn spawn(mut meter: Spawns) -> Spawns {
+    run(move || {
+        let mut units = Vec::with_capacity(SPAWNS);
+        while meter.begin() {
+            units.extend((0..SPAWNS).map(|i| go(move || work(i))));
+            for unit in units.drain(..) {
+                black_box(unit.join().unwrap_or_default());
+            }
+            meter.end();
+        }
+        meter
+    })
+}
+
+fn park(parking: Parking) {
+    may::config().set_stack_size(STACK_LEN / size_of::<usize>());
+    run(move || {
+        parking.report("reached", 0);
+        for spawned in 1..=parking.units {
+            go(move || {
+                parking.settle();
+                loop {
+                    coroutine::park();
+                }
+            });
+            if parking.is_step(spawned) {
+                while Parking::parked() < spawned {
+                    yield_now();
+                }
+                parking.report("reached", spawned);
+            }
+        }
+        if parking.later {
+            coroutine::sleep(Parking::LATER);
+            parking.report("later", Parking::parked());
+        }
+        parking.end()
+    })
+}
+
+fn echo(mut stream: TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut buf = [0; BUF_LEN];
+    loop {
+        match stream.read(&mut buf)? {
+            0 => return Ok(()),
+            n => stream.write_all(&buf[..n])?,
+        }
+    }
+}
+
+fn serve() -> io::Result<()> {
+    run(|| {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        announce(listener.local_addr()?.port());
+        loop {
+            let (stream, _) = listener.accept()?;
+            go(move || echo(stream));
+        }
+    })
+}

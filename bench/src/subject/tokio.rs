@@ -1,0 +1,119 @@
+//! tokio, current-thread: one worker, as Fibra is measured.
+
+use std::hint::black_box;
+use std::io;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{Builder, Runtime};
+use tokio::task::yield_now;
+
+use super::{BUF_LEN, C_EPOLL, How, Server, Subject, std_listener};
+use crate::meter::{Parking, SPAWNS, Spawns, Switches, gate, work};
+
+pub fn subject() -> Subject {
+    Subject {
+        switch: Some(switch),
+        spawn: Some(spawn),
+        park: Some(park),
+        park_max: usize::MAX,
+        server: Some(Server { yardstick: C_EPOLL, how: How::Inside(serve) }),
+        ..Subject::named("tokio")
+    }
+}
+
+fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_all().build().expect("a tokio runtime")
+}
+
+fn switch(mut meter: Switches) -> Switches {
+    runtime().block_on(async move {
+        while let Some(yields) = meter.next() {
+            gate::reset();
+            let unit_count = meter.units;
+            let units: Vec<_> = (0..unit_count)
+                .map(|_| {
+                    tokio::spawn(async move {
+                        gate::arrive();
+                        while !gate::is_open() {
+                            yield_now().await;
+                        }
+                        for _ in 0..yields {
+                            yield_now().await;
+                        }
+                        gate::finish(unit_count);
+                    })
+                })
+                .collect();
+            while gate::arrived() < unit_count {
+                yield_now().await;
+            }
+            gate::open();
+            for unit in units {
+                let _ = unit.await;
+            }
+            meter.record(gate::took());
+        }
+        meter
+    })
+}
+
+fn spawn(mut meter: Spawns) -> Spawns {
+    runtime().block_on(async move {
+        let mut units = Vec::with_capacity(SPAWNS);
+        while meter.begin() {
+            units.extend((0..SPAWNS).map(|i| tokio::spawn(async move { work(i) })));
+            for unit in units.drain(..) {
+                black_box(unit.await.unwrap_or_default());
+            }
+            meter.end();
+        }
+        meter
+    })
+}
+
+fn park(parking: Parking) {
+    runtime().block_on(async move {
+        parking.report("reached", 0);
+        for spawned in 1..=parking.units {
+            tokio::spawn(async move {
+                parking.settle();
+                tokio::time::sleep(std::time::Duration::from_secs(3600)).await;
+            });
+            if parking.is_step(spawned) {
+                while Parking::parked() < spawned {
+                    yield_now().await;
+                }
+                parking.report("reached", spawned);
+            }
+        }
+        if parking.later {
+            tokio::time::sleep(Parking::LATER).await;
+            parking.report("later", Parking::parked());
+        }
+        parking.end()
+    })
+}
+
+async fn echo(mut stream: TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut buf = [0; BUF_LEN];
+    loop {
+        match stream.read(&mut buf).await? {
+            0 => return Ok(()),
+            n => stream.write_all(&buf[..n]).await?,
+        }
+    }
+}
+
+fn serve() -> io::Result<()> {
+    runtime().block_on(async {
+        let listener = std_listener()?;
+        listener.set_nonblocking(true)?;
+        let listener = TcpListener::from_std(listener)?;
+        loop {
+            let (stream, _) = listener.accept().await?;
+            tokio::spawn(echo(stream));
+        }
+    })
+}

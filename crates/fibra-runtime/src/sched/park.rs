@@ -1,0 +1,349 @@
+//! Parking: how a worker goes to sleep without missing a wake, and is woken once.
+//!
+//! Promise: a unit made visible in one of the worker's queues before `unpark` is called is run
+//! without another wake. Per sleep at most one caller of `unpark` is told to notify the driver.
+//!
+//! ```text
+//!                 begin_park                  unpark: exactly one waker gets `true`
+//!     RUNNING ------------------> PARKED ------------------------> NOTIFIED
+//!        ^                          |                                 |
+//!        +--------- end_park -------+------------- end_park ----------+
+//! ```
+//!
+//! | step | worker                         | waker                                   |
+//! |-----:|--------------------------------|-----------------------------------------|
+//! |   1. | state = PARKED (`begin_park`)  | push the unit into a queue              |
+//! |   2. | full fence   (`begin_park`)    | full fence (`unpark`)                   |
+//! |   3. | look at every queue once more  | look at the state (`unpark`)            |
+//! |   4. | all empty: sleep in the driver | PARKED: swap to NOTIFIED, and notify    |
+//! |   5. | state = RUNNING (`end_park`)   |                                         |
+//!
+//! Races, and the step that closes each:
+//!
+//! - The worker looks (3) just before the push (1), the waker looks (3) just before the
+//!   announcement (1). Impossible: of two full fences one is first, and whoever comes after it
+//!   sees what was before it. Without either fence both looks may be out of date, on x86 too.
+//! - The waker finds PARKED, but the worker is not asleep yet. The notifier makes the driver's
+//!   next wait return, so step 4 does not sleep.
+//! - Many wakers at once. The swap from PARKED lets one through; the others find NOTIFIED.
+//! - The worker woke by itself (a completion, a deadline) while a waker is between its swap and the
+//!   notification. The notification comes late and ends a later wait early: harmless.
+//! - A waker is held up before its swap until the worker parks again. It then notifies that sleep,
+//!   for nothing: harmless, and still at most one.
+//! - A waker that finds RUNNING or NOTIFIED does nothing. The worker then has steps 1 to 3 ahead of
+//!   it before its next sleep, and by the fences that look sees the push.
+//!
+//! Tried and dropped: an atomic increment instead of fence and load in `unpark`. It is a write to
+//! the worker's line for every wake, also when the worker runs, which is the common case.
+
+use super::loom::{AtomicU8, Ordering, fence};
+
+/// The worker runs, or is about to look at its queues. Set by `end_park`.
+const RUNNING: u8 = 0;
+/// The worker sleeps, or has announced that it will unless it finds something. Set by `begin_park`.
+const PARKED: u8 = 1;
+/// A waker saw PARKED and notifies the driver. Set by `unpark`, only from PARKED.
+const NOTIFIED: u8 = 2;
+
+/// The parked flag of one worker.
+#[derive(Debug)]
+pub(crate) struct Parker {
+    state: AtomicU8,
+}
+
+impl Parker {
+    /// A worker that runs.
+    pub(crate) fn new() -> Self {
+        Self { state: AtomicU8::new(RUNNING) }
+    }
+
+    /// Announces that the worker will sleep. After this it looks at every queue once more; finds
+    /// something or sleeps; calls [`end_park`](Self::end_park) in either case.
+    ///
+    /// For the worker only.
+    pub(crate) fn begin_park(&self) {
+        debug_assert_eq!(self.state.load(Ordering::Relaxed), RUNNING, "parks are not nested");
+        self.state.store(PARKED, Ordering::Relaxed);
+        // Pairs with the fence in `unpark`: either that waker sees PARKED, or the look that
+        // follows sees what it pushed.
+        fence(Ordering::SeqCst);
+    }
+
+    /// The worker runs again. Answers whether a waker had called for it.
+    ///
+    /// For the worker only.
+    pub(crate) fn end_park(&self) -> bool {
+        // Acquire: pairs with the swap in `unpark`; what that waker pushed is visible.
+        self.state.swap(RUNNING, Ordering::Acquire) == NOTIFIED
+    }
+
+    /// Says that something was pushed. On `true` the caller must now call the driver's notifier:
+    /// nobody else will. For any thread.
+    #[must_use = "on `true` the driver must be notified, or the worker sleeps on"]
+    #[inline]
+    pub(crate) fn unpark(&self) -> bool {
+        // Pairs with the fence in `begin_park`.
+        fence(Ordering::SeqCst);
+        self.state.load(Ordering::Relaxed) == PARKED && self.claim()
+    }
+
+    /// Whether the worker sleeps or is about to. A hint, for choosing and for the metrics.
+    pub(crate) fn is_parked(&self) -> bool {
+        self.state.load(Ordering::Relaxed) != RUNNING
+    }
+
+    #[cold]
+    fn claim(&self) -> bool {
+        // Release: pairs with the swap in `end_park`.
+        let (done, lost) = (Ordering::Release, Ordering::Relaxed);
+        self.state.compare_exchange(PARKED, NOTIFIED, done, lost).is_ok()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_first_waker_of_a_sleep_is_told_to_notify() {
+        let parker = Parker::new();
+        assert!(!parker.unpark(), "a running worker needs no notification");
+        parker.begin_park();
+        assert!(parker.is_parked());
+        assert!(parker.unpark());
+        assert!(!parker.unpark());
+        assert!(parker.end_park());
+        assert!(!parker.is_parked());
+        parker.begin_park();
+        assert!(!parker.end_park(), "the last sleep's notification is not this one's");
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_models {
+    use std::ptr::NonNull;
+
+    use loom::sync::atomic::{AtomicUsize, Ordering};
+    use loom::sync::{Arc, Condvar, Mutex};
+    use loom::thread;
+
+    use super::super::inbox::{Inbox, Link, Node, Push};
+    use super::super::incoming::Incoming;
+    use super::Parker;
+
+    /// Stands for the driver: a wait that sleeps until it is notified. A lost wake is a deadlock,
+    /// which the checker reports.
+    struct FakeDriver {
+        notified: Mutex<bool>,
+        changed: Condvar,
+    }
+
+    impl FakeDriver {
+        fn new() -> Self {
+            Self { notified: Mutex::new(false), changed: Condvar::new() }
+        }
+
+        fn wait(&self) {
+            let mut notified = self.notified.lock().expect("no panic under the lock");
+            while !*notified {
+                notified = self.changed.wait(notified).expect("no panic under the lock");
+            }
+            *notified = false;
+        }
+
+        fn notify(&self) {
+            *self.notified.lock().expect("no panic under the lock") = true;
+            self.changed.notify_one();
+        }
+    }
+
+    struct Unit {
+        link: Link<Self>,
+        /// Relaxed on purpose: the inbox must make it visible.
+        wakes: AtomicUsize,
+    }
+
+    // SAFETY: the link is a field; a unit is atomics only.
+    unsafe impl Node for Unit {
+        fn link(&self) -> &Link<Self> {
+            &self.link
+        }
+    }
+
+    struct Worker {
+        parker: Parker,
+        driver: FakeDriver,
+        inbox: Inbox<Unit>,
+        incoming: Incoming<usize>,
+        units: [Unit; 2],
+        notifications: AtomicUsize,
+        parks: AtomicUsize,
+    }
+
+    impl Worker {
+        fn new() -> Arc<Self> {
+            let unit = || Unit { link: Link::new(), wakes: AtomicUsize::new(0) };
+            Arc::new(Self {
+                parker: Parker::new(),
+                driver: FakeDriver::new(),
+                inbox: Inbox::new(),
+                incoming: Incoming::new(9),
+                units: [unit(), unit()],
+                notifications: AtomicUsize::new(0),
+                parks: AtomicUsize::new(0),
+            })
+        }
+
+        fn unpark(&self) {
+            if self.parker.unpark() {
+                self.notifications.fetch_add(1, Ordering::Relaxed);
+                self.driver.notify();
+            }
+        }
+
+        /// What a waker does.
+        fn wake(&self, index: usize) {
+            self.units[index].wakes.fetch_add(1, Ordering::Relaxed);
+            // SAFETY: the units live as long as the inbox.
+            if unsafe { self.inbox.push(NonNull::from(&self.units[index])) } == Push::First {
+                self.unpark();
+            }
+        }
+
+        /// What a spawner does.
+        fn place(&self, unit: usize) {
+            self.incoming.push(unit).expect("there is room");
+            self.unpark();
+        }
+
+        /// What the worker's loop does, until it has seen `wakes` of the units and `placed`.
+        fn work(&self, wakes: usize, placed: usize) {
+            let mut seen = [0; 2];
+            let mut taken = 0;
+            loop {
+                // SAFETY: the worker is the reader.
+                let mut batch = unsafe { self.inbox.take_all() };
+                while let Some(node) = batch.pop() {
+                    let index = usize::from(node != NonNull::from(&self.units[0]));
+                    // SAFETY: the units live as long as the inbox.
+                    seen[index] = unsafe { node.as_ref() }.wakes.load(Ordering::Relaxed);
+                }
+                while self.incoming.pop().is_some() {
+                    taken += 1;
+                }
+                if seen.iter().sum::<usize>() == wakes && taken == placed {
+                    return;
+                }
+                self.parks.fetch_add(1, Ordering::Relaxed);
+                self.parker.begin_park();
+                if self.inbox.is_empty() && self.incoming.len() == 0 {
+                    self.driver.wait();
+                }
+                self.parker.end_park();
+            }
+        }
+
+        fn check_notifications(&self) {
+            let notifications = self.notifications.load(Ordering::Relaxed);
+            assert!(notifications <= self.parks.load(Ordering::Relaxed), "at most one per park");
+        }
+    }
+
+    /// One waker, one unit, one sleep: the smallest model of a lost wake.
+    #[test]
+    fn a_wake_is_never_lost() {
+        loom::model(|| {
+            let worker = Worker::new();
+            let waker = {
+                let worker = worker.clone();
+                thread::spawn(move || worker.wake(0))
+            };
+            worker.work(1, 0);
+            waker.join().expect("the waker does not panic");
+            worker.check_notifications();
+        });
+    }
+
+    /// The same for the locked queue, whose length is stored with Relaxed.
+    #[test]
+    fn a_placement_is_never_lost() {
+        loom::model(|| {
+            let worker = Worker::new();
+            let spawner = {
+                let worker = worker.clone();
+                thread::spawn(move || worker.place(7))
+            };
+            worker.work(0, 1);
+            spawner.join().expect("the spawner does not panic");
+            worker.check_notifications();
+        });
+    }
+
+    /// Two wakers of one unit: only who found the inbox empty unparks, and that is enough.
+    #[test]
+    fn two_wakers_of_one_unit_are_both_seen() {
+        check(3, |worker| {
+            let other = worker.clone();
+            let wakers =
+                [thread::spawn(move || worker.wake(0)), thread::spawn(move || other.wake(0))];
+            (wakers, 2, 0)
+        });
+    }
+
+    /// Two wakers of two units.
+    #[test]
+    fn two_wakers_of_two_units_are_both_seen() {
+        check(3, |worker| {
+            let other = worker.clone();
+            let wakers =
+                [thread::spawn(move || worker.wake(0)), thread::spawn(move || other.wake(1))];
+            (wakers, 2, 0)
+        });
+    }
+
+    /// A waker and a spawner, who know nothing of each other.
+    #[test]
+    fn a_wake_and_a_placement_are_both_seen() {
+        check(3, |worker| {
+            let other = worker.clone();
+            let wakers =
+                [thread::spawn(move || worker.wake(0)), thread::spawn(move || other.place(7))];
+            (wakers, 1, 1)
+        });
+    }
+
+    /// Of two who unpark one sleep, exactly one is told to notify.
+    #[test]
+    fn exactly_one_of_two_wakers_notifies_a_sleep() {
+        loom::model(|| {
+            let parker = Arc::new(Parker::new());
+            parker.begin_park();
+            let other = {
+                let parker = parker.clone();
+                thread::spawn(move || parker.unpark())
+            };
+            let first = parker.unpark();
+            let second = other.join().expect("the waker does not panic");
+            assert!(first != second);
+            assert!(parker.end_park());
+        });
+    }
+
+    /// Runs a worker against two wakers, with at most `preemptions` switches per execution.
+    fn check<F>(preemptions: usize, start: F)
+    where
+        F: Fn(Arc<Worker>) -> ([thread::JoinHandle<()>; 2], usize, usize) + Sync + Send + 'static,
+    {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(preemptions);
+        model.check(move || {
+            let worker = Worker::new();
+            let (wakers, wakes, placed) = start(worker.clone());
+            worker.work(wakes, placed);
+            for waker in wakers {
+                waker.join().expect("a waker does not panic");
+            }
+            worker.check_notifications();
+        });
+    }
+}
