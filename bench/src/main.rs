@@ -8,6 +8,7 @@ mod allocations;
 mod case;
 mod check;
 mod child;
+mod goal;
 mod json;
 mod load;
 mod machine;

@@ -57,8 +57,9 @@ impl Switches {
 
 /// The gate every unit of a batch of switches passes, so that spawning and joining are not timed.
 ///
-/// A unit arrives, yields until the gate opens, yields its number, and finishes. The main unit
-/// yields until all have arrived and opens it. The time runs from opening to the last finish.
+/// A unit arrives, yields until the gate opens, yields its number, and finishes. The last to arrive
+/// opens it: the main unit only joins, because some schedulers never look at what was woken from
+/// outside while a local unit yields. The time runs from opening to the last finish.
 pub mod gate {
     use super::*;
 
@@ -79,17 +80,14 @@ pub mod gate {
         FINISHED.store(0, Ordering::SeqCst);
     }
 
-    pub fn arrive() {
-        ARRIVED.fetch_add(1, Ordering::SeqCst);
-    }
-
-    pub fn arrived() -> usize {
-        ARRIVED.load(Ordering::Relaxed)
-    }
-
-    pub fn open() {
-        OPENED_NS.store(now_ns(), Ordering::SeqCst);
-        OPEN.store(true, Ordering::SeqCst);
+    /// True for the last of `units`, for whom the gate has just opened.
+    pub fn arrive(units: usize) -> bool {
+        let is_last = ARRIVED.fetch_add(1, Ordering::SeqCst) + 1 == units;
+        if is_last {
+            OPENED_NS.store(now_ns(), Ordering::SeqCst);
+            OPEN.store(true, Ordering::SeqCst);
+        }
+        is_last
     }
 
     pub fn is_open() -> bool {
@@ -210,7 +208,7 @@ impl Parking {
 
     /// True when the spawner should wait for all to park and report.
     pub fn is_step(self, spawned: usize) -> bool {
-        spawned % Parking::STEP == 0 || spawned == self.units
+        spawned.is_multiple_of(Parking::STEP) || spawned == self.units
     }
 
     /// Prints `LABEL units rss_kb pte_kb`.

@@ -12,9 +12,10 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use super::{Item, Plan, Sampled, error_notes, interleave, of, values};
+use super::{Item, Plan, Sampled, error_notes, interleave, of, values, values_again};
 use crate::check;
 use crate::child::{self, Figures, RunningServer};
+use crate::goal::{self, Goal};
 use crate::json::Json;
 use crate::proc::Machine;
 use crate::stats::{Ratio, median, min};
@@ -135,6 +136,9 @@ pub fn run(plan: &Plan) -> Result<Json, String> {
             "discarded in the whole case: {discarded} samples with more than {:.0} % foreign CPU",
             plan.foreign_max * 100.0
         ));
+        for goal in goals(&sampled, size) {
+            goal.line().into_iter().for_each(|line| table.note(line));
+        }
         servers.skipped.iter().for_each(|why| table.note(why));
         error_notes(&sampled).into_iter().for_each(|note| table.note(note));
         table.print();
@@ -178,8 +182,32 @@ fn take(plan: &Plan, servers: &Servers, item: &Item, count: bool) -> Result<Figu
     Ok(child::figures(&text))
 }
 
+/// What Fibra's backends may cost at most, in terms of the C server of their kind, by connections.
+const GOALS: [(&str, &str, usize, f64); 4] = [
+    ("fibra-uring", C_URING, 64, 1.03),
+    ("fibra-epoll", C_EPOLL, 64, 1.05),
+    ("fibra-uring", C_URING, 1000, 1.06),
+    ("fibra-epoll", C_EPOLL, 1000, 1.06),
+];
+
+fn goals(sampled: &[Sampled], size: usize) -> Vec<Goal> {
+    let of = |&(subject, base, at, goal): &(&str, &str, usize, f64)| {
+        let theirs = values(sampled, base, size, "cpu_us");
+        (at == size).then(|| Goal {
+            what: format!("{subject} / {base}, {size} connections"),
+            reached: goal::ratio(&values(sampled, subject, size, "cpu_us"), &theirs),
+            goal,
+            noise: Goal::noise(&theirs, &values_again(sampled, base, size, "cpu_us")),
+        })
+    };
+    GOALS.iter().filter_map(of).collect()
+}
+
 /// Waits, for a bounded time, until others leave the machine alone.
 fn wait_for_quiet(plan: &Plan) {
+    if plan.foreign_max >= 1.0 {
+        return;
+    }
     for _ in 0..QUIET_WAITS {
         let Ok(before) = Machine::now() else { return };
         thread::sleep(QUIET_WAIT);

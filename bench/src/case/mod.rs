@@ -91,6 +91,11 @@ fn values(sampled: &[Sampled], subject: &str, size: usize, name: &str) -> Vec<f6
     of(sampled, subject, size, false).map_or_else(Vec::new, |s| s.values(name))
 }
 
+/// The same of the subject sampled a second time.
+fn values_again(sampled: &[Sampled], subject: &str, size: usize, name: &str) -> Vec<f64> {
+    of(sampled, subject, size, true).map_or_else(Vec::new, |s| s.values(name))
+}
+
 /// Errors after which an item is left alone.
 const ERRORS_MAX: usize = 3;
 

@@ -2,8 +2,9 @@
 
 use std::process::Command;
 
-use super::{Item, Plan, error_notes, interleave};
+use super::{Item, Plan, Sampled, error_notes, interleave, values};
 use crate::child::{self, Figures};
+use crate::goal::Goal;
 use crate::json::Json;
 use crate::meter::Parking;
 use crate::stats::median;
@@ -72,10 +73,18 @@ fn measure(plan: &Plan, rounds: usize, items: Vec<Item>) -> Vec<Json> {
             s.samples.len().to_string(),
         ]);
     }
+    table.note("each sleeps for an hour; corosensei, may and std-thread are parked for good.");
     table.note("stacks: 256 KiB where the subject takes a size; std-thread: std's default.");
+    let goal = Goal {
+        what: format!("fibra, {size} fresh, bytes each"),
+        reached: median(&values(&sampled, "fibra", size, "bytes")),
+        goal: 4900.0,
+        noise: 0.0,
+    };
+    goal.line().into_iter().for_each(|line| table.note(line));
     error_notes(&sampled).into_iter().for_each(|note| table.note(note));
     table.print();
-    sampled.iter().map(super::Sampled::to_json).collect()
+    sampled.iter().map(Sampled::to_json).collect()
 }
 
 /// One report of a sample process.

@@ -1,8 +1,9 @@
 //! `spawn`: a thousand units spawned, run and joined, warm, on one worker; ns for each, and exact
 //! numbers of allocations and system calls.
 
-use super::{Item, Plan, error_notes, interleave, values};
+use super::{Item, Plan, Sampled, error_notes, interleave, values, values_again};
 use crate::child::{self, Figures};
+use crate::goal::Goal;
 use crate::json::Json;
 use crate::meter::Spawns;
 use crate::stats::{Ratio, median, min};
@@ -54,12 +55,37 @@ pub fn run(plan: &Plan) -> Json {
     }
     table.note("corosensei: new coroutine on the same stack again, no scheduler, no handle.");
     table.note("allocations and syscalls are for each spawn, counted exactly over one warm batch.");
+    for goal in goals(&sampled, &counted) {
+        goal.line().into_iter().for_each(|line| table.note(line));
+    }
     error_notes(&sampled).into_iter().for_each(|note| table.note(note));
     table.print();
     Json::object([
-        ("timed", Json::List(sampled.iter().map(super::Sampled::to_json).collect())),
-        ("counted", Json::List(counted.iter().map(super::Sampled::to_json).collect())),
+        ("timed", Json::List(sampled.iter().map(Sampled::to_json).collect())),
+        ("counted", Json::List(counted.iter().map(Sampled::to_json).collect())),
     ])
+}
+
+fn goals(sampled: &[Sampled], counted: &[Sampled]) -> [Goal; 2] {
+    let base = BASES[0];
+    [
+        Goal {
+            what: "fibra, ns".to_string(),
+            reached: median(&values(sampled, "fibra", 0, "ns")),
+            goal: 60.0,
+            noise: Goal::noise(
+                &values(sampled, base, 0, "ns"),
+                &values_again(sampled, base, 0, "ns"),
+            ),
+        },
+        Goal {
+            what: "fibra, system calls for 1,000 spawns".to_string(),
+            reached: median(&values(counted, "fibra", 0, "syscalls")) * 1000.0,
+            // Ends of batches may enter the kernel once or twice; a spawn may not.
+            goal: 2.0,
+            noise: 0.0,
+        },
+    ]
 }
 
 fn take(plan: &Plan, item: &Item, count_syscalls: bool) -> Result<Figures, String> {

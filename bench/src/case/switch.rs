@@ -1,14 +1,16 @@
 //! `switch`: units that yield to each other through their scheduler, ns for each switch.
 
-use super::{Item, Plan, error_notes, interleave, values};
+use super::{Item, Plan, Sampled, error_notes, interleave, values, values_again};
 use crate::child::{self, Figures};
+use crate::goal::Goal;
 use crate::json::Json;
 use crate::meter::Switches;
 use crate::stats::{Ratio, median, min};
 use crate::subject;
 use crate::table::{self, Table};
 
-const SIZES: [usize; 3] = [2, 64, 1000];
+/// How many units, and how many ns Fibra may take with them, where that was fixed.
+const SIZES: [(usize, f64); 3] = [(2, 10.0), (64, f64::NAN), (1000, 14.0)];
 /// Those the others are compared with, and which are sampled twice.
 const BASES: [&str; 2] = ["corosensei", "tokio"];
 
@@ -23,7 +25,7 @@ pub fn sample(name: &str, units: usize) -> Result<(), String> {
 /// Runs the case and prints its tables.
 pub fn run(plan: &Plan) -> Json {
     let mut items = Vec::new();
-    for size in SIZES {
+    for (size, _) in SIZES {
         for subject in plan.subjects(|s| s.switch.is_some()) {
             items.push(Item { subject: subject.name, size, again: false });
             if BASES.contains(&subject.name) {
@@ -32,7 +34,7 @@ pub fn run(plan: &Plan) -> Json {
         }
     }
     let sampled = interleave("switch", plan.rounds, items, |item| take(plan, item).map(Some));
-    for size in SIZES {
+    for (size, goal) in SIZES {
         let mut table = Table::new(
             format!("switch, {size} units, one core: ns for each yield"),
             &["subject", "median", "min", "/ corosensei", "/ tokio", "n"],
@@ -52,10 +54,20 @@ pub fn run(plan: &Plan) -> Json {
         table.note("corosensei: resume and suspend without a scheduler, the floor.");
         table.note("std-thread: a token handed around a ring, as sched_yield promises no switch.");
         table.note("'again' is the same subject a second time: its ratio is the noise.");
+        let of_base = |values: fn(&[Sampled], &str, usize, &str) -> Vec<f64>| {
+            values(&sampled, BASES[0], size, "ns")
+        };
+        let goal = Goal {
+            what: format!("fibra, {size} units, ns"),
+            reached: median(&values(&sampled, "fibra", size, "ns")),
+            goal,
+            noise: Goal::noise(&of_base(values), &of_base(values_again)),
+        };
+        goal.line().filter(|_| !goal.goal.is_nan()).into_iter().for_each(|l| table.note(l));
         error_notes(&sampled).into_iter().for_each(|note| table.note(note));
         table.print();
     }
-    Json::List(sampled.iter().map(super::Sampled::to_json).collect())
+    Json::List(sampled.iter().map(Sampled::to_json).collect())
 }
 
 fn take(plan: &Plan, item: &Item) -> Result<Figures, String> {

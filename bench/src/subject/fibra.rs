@@ -39,7 +39,7 @@ fn switch(mut meter: Switches) -> Switches {
             let units: Vec<_> = (0..unit_count)
                 .map(|_| {
                     fibra::spawn(move || {
-                        gate::arrive();
+                        gate::arrive(unit_count);
                         while !gate::is_open() {
                             yield_now();
                         }
@@ -50,10 +50,6 @@ fn switch(mut meter: Switches) -> Switches {
                     })
                 })
                 .collect();
-            while gate::arrived() < unit_count {
-                yield_now();
-            }
-            gate::open();
             for unit in units {
                 let _ = unit.join();
             }

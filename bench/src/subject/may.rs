@@ -40,7 +40,7 @@ fn switch(mut meter: Switches) -> Switches {
             let units: Vec<_> = (0..unit_count)
                 .map(|_| {
                     go(move || {
-                        gate::arrive();
+                        gate::arrive(unit_count);
                         while !gate::is_open() {
                             yield_now();
                         }
@@ -51,10 +51,6 @@ fn switch(mut meter: Switches) -> Switches {
                     })
                 })
                 .collect();
-            while gate::arrived() < unit_count {
-                yield_now();
-            }
-            gate::open();
             for unit in units {
                 let _ = unit.join();
             }
@@ -90,8 +86,9 @@ fn park(parking: Parking) {
                 }
             });
             if parking.is_step(spawned) {
+                // A yielding coroutine would keep the spawned ones from ever being collected.
                 while Parking::parked() < spawned {
-                    yield_now();
+                    coroutine::sleep(std::time::Duration::from_millis(1));
                 }
                 parking.report("reached", spawned);
             }

@@ -69,6 +69,7 @@ impl Subject {
         Subject { name, switch: None, spawn: None, park: None, park_max: 0, server: None }
     }
 
+    #[cfg(feature = "fibra-subject")]
     const fn served(
         name: &'static str,
         yardstick: &'static str,

@@ -1,9 +1,12 @@
 //! monoio on io_uring: a thread-per-core runtime of futures that own their buffers.
 
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::hint::black_box;
 use std::io;
-use std::task::Poll;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+use std::time::Duration;
 
 use monoio::io::{AsyncReadRent, AsyncWriteRentExt};
 use monoio::net::{TcpListener, TcpStream};
@@ -23,47 +26,62 @@ pub fn subject() -> Subject {
     }
 }
 
-/// monoio exports no yield: wakes itself and is pending once.
-async fn yield_now() {
-    let mut yielded = false;
-    poll_fn(|context| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
-}
-
-fn run<F: Future>(body: F) -> F::Output {
+/// Runs the body as a task, so that it is scheduled as the others are.
+fn run<F: Future<Output: 'static> + 'static>(body: F) -> F::Output {
     let builder = RuntimeBuilder::<IoUringDriver>::new().with_entries(1024);
-    builder.enable_timer().build().expect("a monoio runtime").block_on(body)
+    let mut runtime = builder.enable_timer().build().expect("a monoio runtime");
+    runtime.block_on(async { monoio::spawn(body).await })
 }
 
+/// The unit whose turn it is, and where the others wait.
+#[derive(Default)]
+struct Ring {
+    turn: Cell<usize>,
+    waiting: RefCell<Vec<Option<Waker>>>,
+}
+
+impl Ring {
+    async fn until_turn(&self, unit: usize) {
+        poll_fn(|context| {
+            if self.turn.get() == unit {
+                return Poll::Ready(());
+            }
+            self.waiting.borrow_mut()[unit] = Some(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    fn pass_to(&self, next: usize) {
+        self.turn.set(next);
+        if let Some(waker) = self.waiting.borrow_mut()[next].take() {
+            waker.wake();
+        }
+    }
+}
+
+/// A task that wakes itself goes to the front of monoio's queue and runs again at once, so tasks
+/// hand a turn around a ring: each hand-over is one switch through the queue.
 fn switch(mut meter: Switches) -> Switches {
     run(async move {
         while let Some(yields) = meter.next() {
             gate::reset();
             let unit_count = meter.units;
+            let ring = Rc::new(Ring::default());
+            ring.waiting.borrow_mut().resize(unit_count, None);
             let units: Vec<_> = (0..unit_count)
-                .map(|_| {
+                .map(|unit| {
+                    let ring = ring.clone();
                     monoio::spawn(async move {
-                        gate::arrive();
-                        while !gate::is_open() {
-                            yield_now().await;
-                        }
+                        gate::arrive(unit_count);
                         for _ in 0..yields {
-                            yield_now().await;
+                            ring.until_turn(unit).await;
+                            ring.pass_to((unit + 1) % unit_count);
                         }
                         gate::finish(unit_count);
                     })
                 })
                 .collect();
-            while gate::arrived() < unit_count {
-                yield_now().await;
-            }
-            gate::open();
             for unit in units {
                 unit.await;
             }
@@ -93,11 +111,11 @@ fn park(parking: Parking) {
         for spawned in 1..=parking.units {
             monoio::spawn(async move {
                 parking.settle();
-                monoio::time::sleep(std::time::Duration::from_secs(3600)).await;
+                monoio::time::sleep(Duration::from_secs(3600)).await;
             });
             if parking.is_step(spawned) {
                 while Parking::parked() < spawned {
-                    yield_now().await;
+                    monoio::time::sleep(Duration::from_millis(1)).await;
                 }
                 parking.report("reached", spawned);
             }

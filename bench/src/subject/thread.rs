@@ -35,11 +35,16 @@ fn switch(mut meter: Switches) -> Switches {
             .map(|i| {
                 let ring = ring.clone();
                 thread::spawn(move || {
-                    gate::arrive();
-                    while !gate::is_open() {
+                    while ring.get().is_none() {
                         thread::park();
                     }
                     let Some(ring) = ring.get() else { return };
+                    if gate::arrive(units) {
+                        ring.iter().for_each(Thread::unpark);
+                    }
+                    while !gate::is_open() {
+                        thread::park();
+                    }
                     for _ in 0..yields {
                         while TURN.load(Ordering::Acquire) != i {
                             thread::park();
@@ -53,10 +58,6 @@ fn switch(mut meter: Switches) -> Switches {
             })
             .collect();
         let _ = ring.set(threads.iter().map(|t| t.thread().clone()).collect());
-        while gate::arrived() < units {
-            thread::yield_now();
-        }
-        gate::open();
         for thread in &threads {
             thread.thread().unpark();
         }

@@ -2,6 +2,7 @@
 
 use std::hint::black_box;
 use std::io;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -34,7 +35,7 @@ fn switch(mut meter: Switches) -> Switches {
             let units: Vec<_> = (0..unit_count)
                 .map(|_| {
                     tokio::spawn(async move {
-                        gate::arrive();
+                        gate::arrive(unit_count);
                         while !gate::is_open() {
                             yield_now().await;
                         }
@@ -45,10 +46,6 @@ fn switch(mut meter: Switches) -> Switches {
                     })
                 })
                 .collect();
-            while gate::arrived() < unit_count {
-                yield_now().await;
-            }
-            gate::open();
             for unit in units {
                 let _ = unit.await;
             }
@@ -78,7 +75,7 @@ fn park(parking: Parking) {
         for spawned in 1..=parking.units {
             tokio::spawn(async move {
                 parking.settle();
-                tokio::time::sleep(std::time::Duration::from_secs(3600)).await;
+                tokio::time::sleep(Duration::from_secs(3600)).await;
             });
             if parking.is_step(spawned) {
                 while Parking::parked() < spawned {

@@ -37,7 +37,8 @@ pub(crate) trait Contract {
     /// Counters, and how many ops are in flight.
     fn metrics(&self) -> Metrics;
 
-    /// Handles an answer as if the kernel had given it. For the contract suite.
+    /// Plays a kernel that answers `result` under `user_data`, which may be an op in flight, a late
+    /// or doubled answer, zero or rubbish. For tests.
     fn inject(&mut self, user_data: u64, result: i32);
 }
 
@@ -55,12 +56,12 @@ pub struct Metrics {
     pub overflow_count: u64,
     /// Calls that entered the kernel to submit or to wait.
     pub enter_count: u64,
-    /// Tries of the readiness backends that found nothing to do.
-    pub would_block_count: u64,
     /// Owned ops that have no result yet, those before their gate included.
     pub owned_count: usize,
     /// Owned ops that have ended and wait to be reaped.
     pub finished_count: usize,
+    /// Tries of the readiness backends that found nothing to do.
+    pub would_block_count: u64,
 }
 
 /// Takes ops, yields completions. One per thread that waits; see the crate page.

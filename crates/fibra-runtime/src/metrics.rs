@@ -18,6 +18,12 @@ pub struct Metrics {
     pub kick_count: u64,
     /// Fibers that were started by another worker than the one they were queued on.
     pub stolen_count: usize,
+    /// Requests the dedicated I/O thread has taken.
+    pub io_requests: u64,
+    /// Results it has handed back.
+    pub io_answers: u64,
+    /// Jobs that wait for a thread of the blocking pool.
+    pub blocking_queue_len: usize,
 }
 
 impl Metrics {
@@ -29,6 +35,9 @@ impl Metrics {
             run_count: homes().map(|home| home.run_count.load(Ordering::Relaxed)).sum(),
             kick_count: homes().map(|home| home.kick_count.load(Ordering::Relaxed)).sum(),
             stolen_count: shared.stolen_count.load(Ordering::Relaxed),
+            io_requests: shared.io_requests.load(Ordering::Relaxed),
+            io_answers: shared.io_answers.load(Ordering::Relaxed),
+            blocking_queue_len: shared.pool.metrics().queue_len,
         }
     }
 }

@@ -1,4 +1,5 @@
 //! Gates on one thread, on several, and (under `--cfg loom`) in every order there is.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[cfg(not(loom))]
 mod plain {

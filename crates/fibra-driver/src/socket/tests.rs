@@ -1,4 +1,5 @@
 //! Handles, releases and blocking ops, without a driver.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -120,7 +121,7 @@ fn a_thread_connects_sends_receives_and_sees_the_end() {
     let client = Socket::tcp(&to).unwrap();
     let address = to.into();
     let op = RawOp::Connect { on: client.target(), address: &address };
-    // SAFETY (all of this test): sockets, address and buffers live on this frame.
+    // SAFETY: sockets, address and buffers live on this frame, here and below.
     assert_eq!(unsafe { client.run_blocking(op, Deadline::Never) }, 0);
     let accept = RawOp::Accept { on: listener.target() };
     // SAFETY: see above.

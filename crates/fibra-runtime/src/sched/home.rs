@@ -1,6 +1,6 @@
 //! Homes: the part of a worker that other threads may touch.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::block::{Block, BlockPtr, Blocks};
@@ -26,6 +26,8 @@ pub(crate) struct Home {
     pub run_count: AtomicU64,
     /// Started fibers that live here. Written by the worker only.
     pub started_count: AtomicUsize,
+    /// The watchdog saw the worker stand still while fibers wait in its queues.
+    pub stuck: AtomicBool,
     /// Times another thread had to end this worker's sleep.
     pub kick_count: AtomicU64,
     /// The thread of the worker, for signals to it; 0 before it runs.
@@ -45,6 +47,7 @@ impl Home {
             kick: OnceLock::new(),
             run_count: AtomicU64::new(0),
             started_count: AtomicUsize::new(0),
+            stuck: AtomicBool::new(false),
             kick_count: AtomicU64::new(0),
             thread_id: AtomicU64::new(0),
             _blocks: blocks,

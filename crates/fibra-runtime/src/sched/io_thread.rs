@@ -82,6 +82,7 @@ impl IoThread {
             while let Some(request) = self.pop() {
                 match request {
                     Request::Submit { op, block, sequence } => {
+                        shared.io_requests.fetch_add(1, Ordering::Relaxed);
                         self.start(&mut driver, op.0, block, sequence, shared);
                     }
                     Request::Cancel { block, sequence } => {
@@ -132,6 +133,7 @@ fn answer(block: BlockPtr, result: i32, shared: &Arc<Shared>) {
     let home = block.home();
     block.op_result.store(result, Ordering::Relaxed);
     block.op_done.store(true, Ordering::Release);
+    shared.io_answers.fetch_add(1, Ordering::Release);
     if let Some(home) = home {
         shared.homes[home].wake_remote(block);
     }

@@ -60,6 +60,8 @@ pub(crate) struct Shared {
     /// Set by `exit`: the code the process ends with once it has drained; -1 for none.
     exit_code: AtomicI64,
     pub stolen_count: AtomicUsize,
+    pub io_requests: AtomicU64,
+    pub io_answers: AtomicU64,
     starved_warned: AtomicBool,
     /// The main fiber's job and the thread that waits for it in `run`.
     main: OnceLock<(Weak<dyn Job>, Thread)>,
@@ -97,6 +99,8 @@ impl Shared {
             ids: AtomicU64::new(0),
             exit_code: AtomicI64::new(-1),
             stolen_count: AtomicUsize::new(0),
+            io_requests: AtomicU64::new(0),
+            io_answers: AtomicU64::new(0),
             starved_warned: AtomicBool::new(false),
             main: OnceLock::new(),
             ending: Mutex::new(Ending { live, ..Ending::default() }),

@@ -136,10 +136,12 @@ fn look(shared: &Shared, pulses: &mut Vec<Pulse>) -> bool {
         if run_count != pulse.run_count || parked {
             busy |= run_count != pulse.run_count;
             *pulse = Pulse { run_count, ..fresh };
+            home.stuck.store(false, Ordering::Relaxed);
             continue;
         }
         busy = true;
         if home.fresh.len() + home.incoming.len() > 0 {
+            home.stuck.store(true, Ordering::Relaxed);
             rescue(shared, home.index);
         }
         let limit = shared.config.stall_limit;

@@ -35,7 +35,6 @@ use super::job::{FiberId, Job};
 use super::local::Local;
 use super::port::Port;
 use super::ready::ReadyQueue;
-use super::run_queue::FRESH_LEN_MAX;
 use super::shared::{Phase, Shared};
 use super::wheel::Wheel;
 use crate::stack::{self, StackPool};
@@ -53,8 +52,8 @@ const TRIM_COUNT: usize = 4096;
 /// Free control blocks kept by one worker; surplus goes back in batches (D46).
 const BLOCKS_MAX: usize = 256;
 const BLOCKS_BATCH: usize = 32;
-/// Fibers taken at once from another worker: half of a full queue.
-const STEAL_MAX: usize = FRESH_LEN_MAX / 2;
+/// Fibers taken at once from another worker.
+const STEAL_MAX: usize = 64;
 
 /// One runtime thread. Lives on its stack; reached through [`current`].
 pub(crate) struct Worker {
@@ -353,7 +352,7 @@ impl Worker {
         if now < self.next_trim.get() {
             return;
         }
-        let mut trim = stack::Trim::new();
+        let mut trim = stack::Trim::new(0);
         let mut seen = false;
         let next = self.shared.blocks.walk_some(self.trim_from.get(), TRIM_COUNT, |block| {
             let parked = || block.status.get() == Status::Parked;
@@ -471,29 +470,26 @@ impl Worker {
         }
     }
 
-    /// Takes fibers that have not started from a worker that has not come round to them.
+    /// Takes fibers that have not started: all it can carry from a worker that stands still, and
+    /// otherwise only so many that both have as many fibers, because they stay where they start.
     fn steal(&self) -> bool {
         let homes = &self.shared.homes;
+        let mine = self.home.load();
         for offset in 1..homes.len() {
             let victim = &homes[(self.home.index + offset) % homes.len()];
             if victim.fresh.len() + victim.incoming.len() == 0 {
                 continue;
             }
-            let mut stolen = 0;
-            // Collected first: `push_fresh` may take our own lock, and a thief must not hold two.
-            let mut taken = [None; STEAL_MAX];
-            let mut keep = |block| {
-                taken[stolen] = Some(block);
-                stolen += 1;
-            };
-            if victim.fresh.steal_half(&mut keep) == 0 {
-                victim.incoming.take_half(STEAL_MAX, keep);
-            }
-            for block in taken.into_iter().flatten() {
-                if let Err(block) = self.push_fresh(block) {
-                    self.ready.with(|ready| ready.push(block));
-                }
-            }
+            let surplus = victim.load().saturating_sub(mine).div_ceil(2);
+            let count = if victim.stuck.load(Ordering::Relaxed) { STEAL_MAX } else { surplus };
+            let stolen = (0..count.min(STEAL_MAX))
+                .map_while(|_| victim.fresh.pop().or_else(|| victim.incoming.pop()))
+                .map(|block| {
+                    if let Err(block) = self.push_fresh(block) {
+                        self.ready.with(|ready| ready.push(block));
+                    }
+                })
+                .count();
             if stolen > 0 {
                 self.shared.stolen_count.fetch_add(stolen, Ordering::Relaxed);
                 return true;

@@ -1,12 +1,15 @@
 //! What the tests of this crate share: every backend and topology, and child processes.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::SocketAddr;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use fibra_driver::{BackendKind, Choice};
-use fibra_runtime::{Builder, IoMode};
+use fibra_runtime::net::TcpListener;
+use fibra_runtime::{Builder, IoMode, spawn};
 
 /// Every Linux backend, in both topologies.
 pub fn everywhere() -> impl Iterator<Item = Builder> {
@@ -64,4 +67,32 @@ pub fn until(flag: &AtomicBool) {
     while !flag.load(Ordering::Acquire) {
         fibra_runtime::yield_now();
     }
+}
+
+/// Serves until the process is killed; prints its address.
+pub fn serve_until_killed() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    println!("listening on {}", listener.local_addr().unwrap());
+    for stream in listener.incoming() {
+        let mut stream = stream.unwrap();
+        spawn(move || {
+            let mut buf = [0; 4096];
+            while let Ok(n @ 1..) = stream.read(&mut buf) {
+                if stream.write_all(&buf[..n]).is_err() {
+                    break;
+                }
+            }
+        });
+    }
+}
+
+/// The address that a child printed.
+pub fn address_of(process: &mut Child) -> SocketAddr {
+    let mut lines = BufReader::new(process.stdout.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("listening on ") {
+        line.clear();
+        assert!(lines.read_line(&mut line).unwrap() > 0, "the server ended");
+    }
+    line.rsplit(' ').next().unwrap().trim().parse().unwrap()
 }
