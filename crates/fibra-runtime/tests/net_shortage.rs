@@ -130,6 +130,16 @@ fn two_hundred_clients_are_served_with_room_for_sixty_four() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let _limit = SoftLimit::set(0);
+    let limit = SoftLimit::set(0);
     assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
+    drop(limit);
+
+    // A runtime that was built to return every error returns this one too.
+    let builder = fibra_runtime::Builder::new().workers(1).accept_errors(true);
+    let error = builder.run(|| {
+        let _limit = SoftLimit::set(0);
+        listener.set_nonblocking(false).unwrap();
+        listener.accept().unwrap_err()
+    });
+    assert_eq!(error.unwrap().raw_os_error(), Some(libc::EMFILE));
 }

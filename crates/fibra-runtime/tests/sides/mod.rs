@@ -20,6 +20,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// backends with spurious resumes injected everywhere.
 pub fn on_every_side(body: impl Fn() + Send + Clone + 'static) {
     bounded("plain thread", body.clone());
+    on_every_fiber_side(body);
+}
+
+/// The same without the plain thread, which can neither be cancelled nor inherit a deadline.
+pub fn on_every_fiber_side(body: impl Fn() + Send + Clone + 'static) {
     for kind in BackendKind::ALL {
         for io in [IoMode::PerWorker, IoMode::Dedicated] {
             on_a_fiber(kind, io, false, body.clone());
@@ -68,6 +73,26 @@ pub fn spawn<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> Pe
 }
 
 impl<T> Peer<T> {
+    /// Cancels a fiber.
+    pub fn cancel(&self) {
+        match self {
+            Self::Thread(_) => panic!("a plain thread cannot be cancelled"),
+            Self::Fiber(fiber) => fiber.cancel(),
+        }
+    }
+
+    /// Waits for the end of a fiber; `None` if it was cancelled before it began.
+    pub fn outcome(self) -> Option<T> {
+        match self {
+            Self::Thread(_) => panic!("a plain thread always begins"),
+            Self::Fiber(fiber) => match fiber.join() {
+                Ok(value) => Some(value),
+                Err(payload) if payload.is::<fibra_runtime::Cancelled>() => None,
+                Err(_) => panic!("a peer failed, see above"),
+            },
+        }
+    }
+
     /// Waits for the end; a panic goes on here.
     pub fn join(self) -> T {
         match self {
