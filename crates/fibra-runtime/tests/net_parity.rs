@@ -247,7 +247,7 @@ parity! {
         // The bytes are on their way; std has no other way to wait for them either.
         let count = loop {
             match near.read(&mut buf) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::thread::yield_now(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => fibra_runtime::yield_now(),
                 result => break result,
             }
         };
@@ -271,7 +271,7 @@ parity! {
         let mut near = net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let far = loop {
             match listener.accept() {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::thread::yield_now(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => fibra_runtime::yield_now(),
                 result => break result,
             }
         };
