@@ -155,7 +155,15 @@ impl Worker {
                 round.fresh = 0;
             }
             round.ready = round.ready.saturating_sub(1);
-            self.ready.with(ReadyQueue::pop)
+            self.ready.with(|ready| {
+                let block = ready.pop();
+                // Memory of many fibers is cold: ask for the next ones' while this one runs.
+                if let (Some(next), Some(second)) = (ready.peek(0), ready.peek(1)) {
+                    next.prefetch_stack();
+                    second.prefetch();
+                }
+                block
+            })
         })
     }
 
@@ -164,6 +172,7 @@ impl Worker {
     }
 
     /// Runs a fiber until it parks, yields or returns.
+    #[inline]
     fn resume(&self, block: BlockPtr) {
         let runs = self.runs.get().wrapping_add(1);
         self.runs.set(runs);
@@ -290,20 +299,22 @@ impl Worker {
         block.status.set(Status::Parked);
         block.trim.set(Trim::Parked);
         self.untrimmed.set(true);
-        let here = 0_u8;
-        block.parked_sp.set(&raw const here as usize);
         self.suspend(block);
         block.notified.set(false);
     }
 
     /// Puts the running fiber behind all that are ready.
+    #[inline(always)]
     pub fn yield_now(&self, block: BlockPtr) {
         block.status.set(Status::Ready);
         self.ready.with(|ready| ready.push(block));
         self.suspend(block);
     }
 
+    #[inline(always)]
     fn suspend(&self, block: BlockPtr) {
+        let here = 0_u8;
+        block.parked_sp.set(&raw const here as usize);
         // SAFETY: set when the fiber started, points into its own live frame.
         unsafe { (*block.yielder.get()).suspend(()) };
         debug_assert!(current::worker().is_some_and(|worker| std::ptr::eq(worker, self)));
@@ -563,6 +574,7 @@ impl Worker {
     }
 
     /// Whether waits that lend nothing unwind instead of parking.
+    #[inline]
     pub fn is_unwinding(&self) -> bool {
         self.unwinding.get()
     }
