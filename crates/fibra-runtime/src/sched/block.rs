@@ -345,11 +345,19 @@ impl Blocks {
         if start + count >= chunks.len() * CHUNK { 0 } else { start + count }
     }
 
+    /// As [`walk`](Self::walk), for a signal handler, which must not wait: nothing at all if
+    /// somebody has the list at this moment.
+    pub fn walk_from_signal(&self, mut visit: impl FnMut(BlockPtr)) {
+        let Ok(chunks) = self.chunks.try_lock() else { return };
+        for block in chunks.iter().flat_map(|chunk| chunk.iter()) {
+            visit(BlockPtr(NonNull::from(block)));
+        }
+    }
+
     /// Visits every block; `false` from `visit` ends the walk. Blocks may change meanwhile: read
     /// the atomics, or cells of your own worker's fibers.
     pub fn walk(&self, mut visit: impl FnMut(BlockPtr) -> bool) {
-        // `try_lock`: this is also called by the report's signal handler, which must not wait.
-        let Ok(chunks) = self.chunks.try_lock() else { return };
+        let chunks = self.chunks.lock().unwrap_or_else(PoisonError::into_inner);
         for block in chunks.iter().flat_map(|chunk| chunk.iter()) {
             if !visit(BlockPtr(NonNull::from(block))) {
                 return;

@@ -212,6 +212,10 @@ impl Worker {
         self.started.set(self.started.get() + 1);
         self.home.started_count.store(self.started.get(), Ordering::Relaxed);
         header.set_started(block);
+        if self.shared.phase() != Phase::Running {
+            // What has not started when the runtime closes never runs (D12).
+            header.cancelled.store(true, Ordering::SeqCst);
+        }
         let context = Context::with_stack(stack, move |yielder, ()| {
             block.yielder.set(yielder);
             if let Some(job) = block.take_job() {
@@ -337,14 +341,17 @@ impl Worker {
         }
     }
 
-    /// Notes an op that waits to be submitted.
+    /// Notes an op, or a cancel, that waits to be submitted.
     pub fn op_queued(&self) {
         self.queued.set(self.queued.get() + 1);
     }
 
     /// What a worker looks at while it has work: driver, timers, inbox, shutdown.
     fn tick(&self) {
-        self.poll_io(Deadline::Now);
+        // Without an op in flight there is nothing to look for, and on epoll a look is a call.
+        if self.port.with(|port| port.has_ops()) {
+            self.poll_io(Deadline::Now);
+        }
         self.expire_timers();
         self.drain_inbox();
         self.follow_phase();
@@ -616,16 +623,10 @@ impl Worker {
         woken > 0
     }
 
-    /// The fibers suspended on this worker, for reports. Only on its own thread.
-    pub fn suspended(&self, mut visit: impl FnMut(&Block)) {
-        self.shared.blocks.walk(|block| {
-            if block.home() == Some(self.home.index)
-                && matches!(block.status.get(), Status::Parked | Status::Ready)
-            {
-                visit(&block);
-            }
-            true
-        });
+    /// Whether a fiber is suspended on this worker. Only on its own thread.
+    pub fn is_suspended_here(&self, block: &Block) -> bool {
+        block.home() == Some(self.home.index)
+            && matches!(block.status.get(), Status::Parked | Status::Ready)
     }
 
     /// Puts a job into a free block.
