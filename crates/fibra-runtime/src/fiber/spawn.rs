@@ -15,7 +15,7 @@ use crate::runtime::Handle;
 use crate::sched::current;
 use crate::sched::job::{Header, Job, dismiss};
 use crate::sched::job_ref::JobRef;
-use crate::sched::shared::{Refused, Shared};
+use crate::sched::shared::{Phase, Refused, Shared};
 use crate::stack::StackSize;
 
 /// Makes a fiber that runs `f`, on the worker with the fewest fibers.
@@ -123,11 +123,26 @@ where
         stack: Some(shared.config.main_stack_size),
         ..Plan::new(site)
     };
+    let closing = CloseOnDrop(Arc::clone(shared));
+    let f = move || {
+        // Here and not in the caller of `run`: what has not started when `f` returns never does.
+        let _closing = closing;
+        f()
+    };
     // SAFETY: the closure is gone when `done` is complete, and the result when the handle has taken
     // it; the caller stays until then.
     let (outcome, job) = unsafe { erase(Packet::pair(plan.header(shared), None, f)) };
     shared.set_main(&job);
     (outcome, shared.spawn(job))
+}
+
+/// Begins the shutdown when the main fiber ends, in whichever way.
+struct CloseOnDrop(Arc<Shared>);
+
+impl Drop for CloseOnDrop {
+    fn drop(&mut self) {
+        self.0.advance(Phase::Closing);
+    }
 }
 
 /// The two references to a packet, as the handle and as the scheduler see it.
