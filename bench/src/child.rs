@@ -32,16 +32,19 @@ impl Cores {
     }
 }
 
-/// Makes the child run on `core` only, end after `seconds`, and die with this process.
-pub fn confine(command: &mut Command, core: usize, seconds: u32) -> &mut Command {
+/// Makes the child run on `core` only if there is one, end after `seconds`, and die with this
+/// process.
+pub fn confine(command: &mut Command, core: Option<usize>, seconds: u32) -> &mut Command {
     let confine = move || {
         // SAFETY: a cpu_set_t is plain bits, for which zero is a value.
         let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-        // SAFETY: `core` came from such a set, so it is below its size.
-        unsafe { libc::CPU_SET(core, &mut set) };
-        // SAFETY: `set` is readable and as long as we say.
-        if unsafe { libc::sched_setaffinity(0, size_of_val(&set), &raw const set) } < 0 {
-            return Err(io::Error::last_os_error());
+        if let Some(core) = core {
+            // SAFETY: `core` came from such a set, so it is below its size.
+            unsafe { libc::CPU_SET(core, &mut set) };
+            // SAFETY: `set` is readable and as long as we say.
+            if unsafe { libc::sched_setaffinity(0, size_of_val(&set), &raw const set) } < 0 {
+                return Err(io::Error::last_os_error());
+            }
         }
         // SAFETY: takes numbers only.
         unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
@@ -61,7 +64,7 @@ pub fn this_program<const N: usize>(arguments: [&str; N]) -> io::Result<Command>
 }
 
 /// Runs a sample to its end; what it printed, or why there is nothing.
-pub fn output(command: &mut Command, core: usize, seconds: u32) -> Result<String, String> {
+pub fn output(command: &mut Command, core: Option<usize>, seconds: u32) -> Result<String, String> {
     let output = confine(command, core, seconds).output().map_err(|e| e.to_string())?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     if output.status.success() {
@@ -92,7 +95,7 @@ pub struct RunningServer {
 impl RunningServer {
     pub fn start(command: &mut Command, core: usize) -> io::Result<RunningServer> {
         let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut child = confine(command, core, 120).spawn()?;
+        let mut child = confine(command, Some(core), 120).spawn()?;
         let stdout = child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
         let mut stdout = BufReader::new(stdout);
         let mut line = String::new();

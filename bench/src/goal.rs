@@ -9,7 +9,12 @@ pub struct Goal {
     pub goal: f64,
     /// How far a subject was from itself in this run, as a share; 0 for what is counted exactly.
     pub noise: f64,
+    /// Enough rounds to decide.
+    pub decides: bool,
 }
+
+/// With more noise than this, nothing is reached or missed: a goal would pass by shouting.
+const NOISE_MAX: f64 = 0.10;
 
 impl Goal {
     /// The noise of a run in which something was sampled twice. Without that, there is none to
@@ -24,6 +29,8 @@ impl Goal {
             return None;
         }
         let verdict = match self.reached / self.goal {
+            _ if !self.decides => "undecided, too few rounds",
+            _ if self.noise > NOISE_MAX => "undecided, too noisy",
             share if share <= 1.0 => "reached",
             share if share <= 1.0 + self.noise => "within the noise",
             _ => "missed",
@@ -46,12 +53,24 @@ mod tests {
     #[test]
     fn a_goal_is_missed_only_beyond_the_noise() {
         let line = |reached| {
-            let goal = Goal { what: "x".to_string(), reached, goal: 1.03, noise: 0.05 };
+            let what = "x".to_string();
+            let goal = Goal { what, reached, goal: 1.03, noise: 0.05, decides: true };
             goal.line().unwrap_or_default()
         };
         assert!(line(1.03).ends_with(": reached"));
         assert!(line(1.07).ends_with(": within the noise"));
         assert!(line(1.09).ends_with(": missed"));
         assert!(line(f64::NAN).is_empty());
+    }
+
+    #[test]
+    fn noise_and_haste_decide_nothing() {
+        let line = |noise, decides| {
+            let goal = Goal { what: "x".to_string(), reached: 0.5, goal: 1.03, noise, decides };
+            goal.line().unwrap_or_default()
+        };
+        assert!(line(0.0, true).ends_with(": reached"));
+        assert!(line(0.3, true).ends_with(": undecided, too noisy"));
+        assert!(line(0.0, false).ends_with(": undecided, too few rounds"));
     }
 }

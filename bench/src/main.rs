@@ -149,7 +149,7 @@ fn run(arguments: &Arguments) -> Result<(), String> {
     for (name, value) in &facts {
         println!("{name}: {value}");
     }
-    if plan.rounds < 30 {
+    if plan.rounds < case::DECIDING_ROUNDS {
         println!("{} rounds: a smoke test, its ratios decide nothing", plan.rounds);
     }
     if cores.subject == cores.load {

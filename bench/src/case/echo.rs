@@ -136,7 +136,7 @@ pub fn run(plan: &Plan) -> Result<Json, String> {
             "discarded in the whole case: {discarded} samples with more than {:.0} % foreign CPU",
             plan.foreign_max * 100.0
         ));
-        for goal in goals(&sampled, size) {
+        for goal in goals(plan, &sampled, size) {
             goal.line().into_iter().for_each(|line| table.note(line));
         }
         servers.skipped.iter().for_each(|why| table.note(why));
@@ -178,7 +178,7 @@ fn take(plan: &Plan, servers: &Servers, item: &Item, count: bool) -> Result<Figu
     if count {
         load.arg("--count-syscalls");
     }
-    let text = child::output(&mut load, plan.cores.load, 30)?;
+    let text = child::output(&mut load, Some(plan.cores.load), 30)?;
     Ok(child::figures(&text))
 }
 
@@ -190,7 +190,7 @@ const GOALS: [(&str, &str, usize, f64); 4] = [
     ("fibra-epoll", C_EPOLL, 1000, 1.06),
 ];
 
-fn goals(sampled: &[Sampled], size: usize) -> Vec<Goal> {
+fn goals(plan: &Plan, sampled: &[Sampled], size: usize) -> Vec<Goal> {
     let of = |&(subject, base, at, goal): &(&str, &str, usize, f64)| {
         let theirs = values(sampled, base, size, "cpu_us");
         (at == size).then(|| Goal {
@@ -198,6 +198,7 @@ fn goals(sampled: &[Sampled], size: usize) -> Vec<Goal> {
             reached: goal::ratio(&values(sampled, subject, size, "cpu_us"), &theirs),
             goal,
             noise: Goal::noise(&theirs, &values_again(sampled, base, size, "cpu_us")),
+            decides: plan.decides(),
         })
     };
     GOALS.iter().filter_map(of).collect()

@@ -26,7 +26,15 @@ pub struct Plan {
     pub quick: bool,
 }
 
+/// Rounds behind every ratio that decides something.
+pub const DECIDING_ROUNDS: usize = 30;
+
 impl Plan {
+    /// Enough rounds for a verdict.
+    fn decides(&self) -> bool {
+        self.rounds >= DECIDING_ROUNDS
+    }
+
     /// The subjects that are wanted and can do it.
     fn subjects(&self, can: fn(&Subject) -> bool) -> Vec<Subject> {
         let is_wanted = |name: &str| {

@@ -38,7 +38,7 @@ pub fn run(plan: &Plan) -> Json {
         interleave("spawn, counted", 1, items.clone(), |item| take(plan, item, true).map(Some));
     let sampled = interleave("spawn", plan.rounds, items, |item| take(plan, item, false).map(Some));
     let mut table = Table::new(
-        "spawn, run and join, batches of 1,000, warm, one worker, one core: ns for each",
+        "spawn, run and join, batches of 1,000, warm, one worker on one core: ns for each",
         &["subject", "median", "min", "/ tokio", "allocations", "syscalls", "n"],
     );
     for (s, counted) in sampled.iter().zip(&counted) {
@@ -54,8 +54,10 @@ pub fn run(plan: &Plan) -> Json {
         ]);
     }
     table.note("corosensei: new coroutine on the same stack again, no scheduler, no handle.");
+    table
+        .note("two-workers: spawned and joined by one, both cores; there a wake is a system call.");
     table.note("allocations and syscalls are for each spawn, counted exactly over one warm batch.");
-    for goal in goals(&sampled, &counted) {
+    for goal in goals(plan, &sampled, &counted) {
         goal.line().into_iter().for_each(|line| table.note(line));
     }
     error_notes(&sampled).into_iter().for_each(|note| table.note(note));
@@ -66,7 +68,7 @@ pub fn run(plan: &Plan) -> Json {
     ])
 }
 
-fn goals(sampled: &[Sampled], counted: &[Sampled]) -> [Goal; 2] {
+fn goals(plan: &Plan, sampled: &[Sampled], counted: &[Sampled]) -> [Goal; 2] {
     let base = BASES[0];
     [
         Goal {
@@ -77,6 +79,7 @@ fn goals(sampled: &[Sampled], counted: &[Sampled]) -> [Goal; 2] {
                 &values(sampled, base, 0, "ns"),
                 &values_again(sampled, base, 0, "ns"),
             ),
+            decides: plan.decides(),
         },
         Goal {
             what: "fibra, system calls for 1,000 spawns".to_string(),
@@ -84,6 +87,7 @@ fn goals(sampled: &[Sampled], counted: &[Sampled]) -> [Goal; 2] {
             // Ends of batches may enter the kernel once or twice; a spawn may not.
             goal: 2.0,
             noise: 0.0,
+            decides: true,
         },
     ]
 }
@@ -94,6 +98,8 @@ fn take(plan: &Plan, item: &Item, count_syscalls: bool) -> Result<Figures, Strin
     if count_syscalls {
         command.arg("--count-syscalls");
     }
-    let text = child::output(&mut command, plan.cores.subject, 60)?;
+    let is_confined = !subject::find(item.subject).is_some_and(|s| s.has_two_workers);
+    let core = is_confined.then_some(plan.cores.subject);
+    let text = child::output(&mut command, core, 60)?;
     Ok(child::figures(&text))
 }

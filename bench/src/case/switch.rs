@@ -4,7 +4,7 @@ use super::{Item, Plan, Sampled, error_notes, interleave, values, values_again};
 use crate::child::{self, Figures};
 use crate::goal::Goal;
 use crate::json::Json;
-use crate::meter::Switches;
+use crate::meter::laps;
 use crate::stats::{Ratio, median, min};
 use crate::subject;
 use crate::table::{self, Table};
@@ -18,7 +18,9 @@ const BASES: [&str; 2] = ["corosensei", "tokio"];
 pub fn sample(name: &str, units: usize) -> Result<(), String> {
     let subject = subject::find(name).ok_or("no such subject")?;
     let switch = subject.switch.ok_or("it does not switch")?;
-    println!("ns {}", switch(Switches::new(units)).ns_per_switch());
+    switch(units);
+    let (ns, fairness) = laps::ns_and_fairness().ok_or("nothing was timed")?;
+    println!("ns {ns}\nfairness {fairness}");
     Ok(())
 }
 
@@ -62,6 +64,7 @@ pub fn run(plan: &Plan) -> Json {
             reached: median(&values(&sampled, "fibra", size, "ns")),
             goal,
             noise: Goal::noise(&of_base(values), &of_base(values_again)),
+            decides: plan.decides(),
         };
         goal.line().filter(|_| !goal.goal.is_nan()).into_iter().for_each(|l| table.note(l));
         error_notes(&sampled).into_iter().for_each(|note| table.note(note));
@@ -74,6 +77,6 @@ fn take(plan: &Plan, item: &Item) -> Result<Figures, String> {
     let size = item.size.to_string();
     let mut command =
         child::this_program(["sample-switch", item.subject, &size]).map_err(|e| e.to_string())?;
-    let text = child::output(&mut command, plan.cores.subject, 60)?;
+    let text = child::output(&mut command, Some(plan.cores.subject), 60)?;
     Ok(child::figures(&text))
 }

@@ -1,13 +1,13 @@
 //! corosensei raw: what a switch costs without a scheduler. The floor, not a peer.
 
 use std::hint::black_box;
-use std::time::Instant;
 
 use corosensei::stack::DefaultStack;
 use corosensei::{Coroutine, CoroutineResult};
 
 use super::{STACK_LEN, Subject};
-use crate::meter::{Parking, SPAWNS, Spawns, Switches, work};
+use crate::meter::laps::Turns;
+use crate::meter::{Parking, SPAWNS, Spawns, work};
 
 pub fn subject() -> Subject {
     Subject {
@@ -20,28 +20,23 @@ pub fn subject() -> Subject {
 }
 
 /// One suspend and one resume: what a yield costs others, less everything else.
-fn switch(mut meter: Switches) -> Switches {
-    let mut units: Vec<_> = (0..meter.units)
-        .map(|_| {
-            Coroutine::new(|yielder, ()| {
-                loop {
-                    yielder.suspend(());
-                }
-            })
-        })
-        .collect();
-    while let Some(yields) = meter.next() {
-        let begun = Instant::now();
-        for _ in 0..yields {
-            for unit in &mut units {
-                let _: CoroutineResult<(), ()> = unit.resume(());
+fn switch(unit_count: usize) {
+    let unit = |_| {
+        Coroutine::new(|yielder, ()| {
+            loop {
+                yielder.suspend(());
             }
+        })
+    };
+    let mut units: Vec<_> = (0..unit_count).map(unit).collect();
+    let mut turns = Turns::alone(unit_count);
+    while turns.next() {
+        for unit in &mut units {
+            let _: CoroutineResult<(), ()> = unit.resume(());
         }
-        meter.record(begun.elapsed());
     }
     // A suspended coroutine would be unwound when dropped; the process ends anyway.
     std::mem::forget(units);
-    meter
 }
 
 /// On one stack used again and again: there is nobody to run the unit later.

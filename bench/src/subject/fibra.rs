@@ -8,7 +8,8 @@ use fibra::net::{TcpListener, TcpStream};
 use fibra::{IoMode, yield_now};
 
 use super::{BUF_LEN, C_EPOLL, C_URING, Subject, announce};
-use crate::meter::{Parking, SPAWNS, Spawns, Switches, gate, work};
+use crate::meter::laps::Turns;
+use crate::meter::{Parking, SPAWNS, Spawns, work};
 
 pub fn subjects() -> Vec<Subject> {
     vec![
@@ -18,6 +19,11 @@ pub fn subjects() -> Vec<Subject> {
             park: Some(park),
             park_max: usize::MAX,
             ..Subject::named("fibra")
+        },
+        Subject {
+            spawn: Some(spawn_with_two_workers),
+            has_two_workers: true,
+            ..Subject::named("fibra-two-workers")
         },
         Subject::served("fibra-uring", C_URING, || serve("uring", IoMode::PerWorker)),
         Subject::served("fibra-uring-dedicated", C_URING, || serve("uring", IoMode::Dedicated)),
@@ -31,46 +37,41 @@ fn run<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> T {
     fibra::Builder::new().workers(1).run(body).expect("a fibra runtime")
 }
 
-fn switch(mut meter: Switches) -> Switches {
+fn switch(units: usize) {
     run(move || {
-        while let Some(yields) = meter.next() {
-            gate::reset();
-            let unit_count = meter.units;
-            let units: Vec<_> = (0..unit_count)
-                .map(|_| {
-                    fibra::spawn(move || {
-                        gate::arrive(unit_count);
-                        while !gate::is_open() {
-                            yield_now();
-                        }
-                        for _ in 0..yields {
-                            yield_now();
-                        }
-                        gate::finish(unit_count);
-                    })
-                })
-                .collect();
-            for unit in units {
-                let _ = unit.join();
-            }
-            meter.record(gate::took());
+        let unit = |i| {
+            fibra::spawn(move || {
+                let mut turns = Turns::new(i, units);
+                while turns.next() {
+                    yield_now();
+                }
+            })
+        };
+        for unit in (0..units).map(unit).collect::<Vec<_>>() {
+            let _ = unit.join();
         }
-        meter
-    })
+    });
 }
 
-fn spawn(mut meter: Spawns) -> Spawns {
-    run(move || {
-        let mut units = Vec::with_capacity(SPAWNS);
-        while meter.begin() {
-            units.extend((0..SPAWNS).map(|i| fibra::spawn(move || work(i))));
-            for unit in units.drain(..) {
-                black_box(unit.join().unwrap_or_default());
-            }
-            meter.end();
+fn spawn(meter: Spawns) -> Spawns {
+    run(move || spawn_batches(meter))
+}
+
+fn spawn_with_two_workers(meter: Spawns) -> Spawns {
+    let builder = fibra::Builder::new().workers(2);
+    builder.run(move || spawn_batches(meter)).expect("a fibra runtime")
+}
+
+fn spawn_batches(mut meter: Spawns) -> Spawns {
+    let mut units = Vec::with_capacity(SPAWNS);
+    while meter.begin() {
+        units.extend((0..SPAWNS).map(|i| fibra::spawn(move || work(i))));
+        for unit in units.drain(..) {
+            black_box(unit.join().unwrap_or_default());
         }
-        meter
-    })
+        meter.end();
+    }
+    meter
 }
 
 fn park(parking: Parking) {

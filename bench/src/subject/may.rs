@@ -7,7 +7,8 @@ use may::coroutine::{self, JoinHandle, yield_now};
 use may::net::{TcpListener, TcpStream};
 
 use super::{BUF_LEN, C_EPOLL, How, STACK_LEN, Server, Subject, announce};
-use crate::meter::{Parking, SPAWNS, Spawns, Switches, gate, work};
+use crate::meter::laps::Turns;
+use crate::meter::{Parking, SPAWNS, Spawns, work};
 
 pub fn subject() -> Subject {
     Subject {
@@ -32,32 +33,20 @@ fn run<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> T {
     go(body).join().expect("the main coroutine returns")
 }
 
-fn switch(mut meter: Switches) -> Switches {
+fn switch(units: usize) {
     run(move || {
-        while let Some(yields) = meter.next() {
-            gate::reset();
-            let unit_count = meter.units;
-            let units: Vec<_> = (0..unit_count)
-                .map(|_| {
-                    go(move || {
-                        gate::arrive(unit_count);
-                        while !gate::is_open() {
-                            yield_now();
-                        }
-                        for _ in 0..yields {
-                            yield_now();
-                        }
-                        gate::finish(unit_count);
-                    })
-                })
-                .collect();
-            for unit in units {
-                let _ = unit.join();
-            }
-            meter.record(gate::took());
+        let unit = |i| {
+            go(move || {
+                let mut turns = Turns::new(i, units);
+                while turns.next() {
+                    yield_now();
+                }
+            })
+        };
+        for unit in (0..units).map(unit).collect::<Vec<_>>() {
+            let _ = unit.join();
         }
-        meter
-    })
+    });
 }
 
 fn spawn(mut meter: Spawns) -> Spawns {

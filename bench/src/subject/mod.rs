@@ -19,7 +19,7 @@ mod tokio;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::meter::{Parking, Spawns, Switches};
+use crate::meter::{Parking, Spawns};
 
 /// Receive buffer of every echo server.
 const BUF_LEN: usize = 2048;
@@ -33,10 +33,12 @@ const STACK_LEN: usize = 256 * 1024;
 /// Something to measure.
 pub struct Subject {
     pub name: &'static str,
-    /// Yields through its scheduler.
-    pub switch: Option<fn(Switches) -> Switches>,
-    /// Spawns, runs and joins in batches on one worker.
+    /// Has so many units yield through its scheduler, each for its [`Turns`](crate::meter::laps).
+    pub switch: Option<fn(usize)>,
+    /// Spawns, runs and joins in batches on its worker.
     pub spawn: Option<fn(Spawns) -> Spawns>,
+    /// Has a worker for each core, so it is not confined to one.
+    pub has_two_workers: bool,
     /// Parks units, and ends the process.
     pub park: Option<fn(Parking)>,
     /// How many units it is asked to park at most.
@@ -66,7 +68,15 @@ pub const C_EPOLL: &str = "c-epoll";
 
 impl Subject {
     const fn named(name: &'static str) -> Subject {
-        Subject { name, switch: None, spawn: None, park: None, park_max: 0, server: None }
+        Subject {
+            name,
+            switch: None,
+            spawn: None,
+            has_two_workers: false,
+            park: None,
+            park_max: 0,
+            server: None,
+        }
     }
 
     #[cfg(feature = "fibra-subject")]
@@ -89,7 +99,7 @@ pub fn all() -> Vec<Subject> {
     #[cfg(feature = "peers")]
     {
         subjects.push(corosensei::subject());
-        subjects.push(tokio::subject());
+        subjects.extend(tokio::subjects());
         subjects.push(monoio::subject());
         subjects.push(may::subject());
     }

@@ -13,7 +13,8 @@ use monoio::net::{TcpListener, TcpStream};
 use monoio::{IoUringDriver, RuntimeBuilder};
 
 use super::{BUF_LEN, C_URING, How, Server, Subject, std_listener};
-use crate::meter::{Parking, SPAWNS, Spawns, Switches, gate, work};
+use crate::meter::laps::Turns;
+use crate::meter::{Parking, SPAWNS, Spawns, work};
 
 pub fn subject() -> Subject {
     Subject {
@@ -62,33 +63,24 @@ impl Ring {
 
 /// A task that wakes itself goes to the front of monoio's queue and runs again at once, so tasks
 /// hand a turn around a ring: each hand-over is one switch through the queue.
-fn switch(mut meter: Switches) -> Switches {
+fn switch(units: usize) {
     run(async move {
-        while let Some(yields) = meter.next() {
-            gate::reset();
-            let unit_count = meter.units;
-            let ring = Rc::new(Ring::default());
-            ring.waiting.borrow_mut().resize(unit_count, None);
-            let units: Vec<_> = (0..unit_count)
-                .map(|unit| {
-                    let ring = ring.clone();
-                    monoio::spawn(async move {
-                        gate::arrive(unit_count);
-                        for _ in 0..yields {
-                            ring.until_turn(unit).await;
-                            ring.pass_to((unit + 1) % unit_count);
-                        }
-                        gate::finish(unit_count);
-                    })
-                })
-                .collect();
-            for unit in units {
-                unit.await;
-            }
-            meter.record(gate::took());
+        let ring = Rc::new(Ring::default());
+        ring.waiting.borrow_mut().resize(units, None);
+        let unit = |i| {
+            let ring = ring.clone();
+            monoio::spawn(async move {
+                let mut turns = Turns::new(i, units);
+                while turns.next() {
+                    ring.until_turn(i).await;
+                    ring.pass_to((i + 1) % units);
+                }
+            })
+        };
+        for unit in (0..units).map(unit).collect::<Vec<_>>() {
+            unit.await;
         }
-        meter
-    })
+    });
 }
 
 fn spawn(mut meter: Spawns) -> Spawns {

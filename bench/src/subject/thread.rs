@@ -3,11 +3,13 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::{self, Thread};
 use std::{hint, io};
 
 use super::{BUF_LEN, C_EPOLL, How, Server, Subject, announce};
-use crate::meter::{Parking, SPAWNS, Spawns, Switches, gate, work};
+use crate::meter::laps::{self, Turns};
+use crate::meter::{Parking, SPAWNS, Spawns, work};
 
 pub fn subject() -> Subject {
     Subject {
@@ -25,48 +27,37 @@ static TURN: AtomicUsize = AtomicUsize::new(0);
 
 /// `sched_yield` promises nothing about who runs next, so threads hand a token around a ring and
 /// park: on one core, every hand-over is one switch.
-fn switch(mut meter: Switches) -> Switches {
-    while let Some(yields) = meter.next() {
-        gate::reset();
-        TURN.store(0, Ordering::SeqCst);
-        let units = meter.units;
-        let ring: std::sync::Arc<std::sync::OnceLock<Vec<Thread>>> = Default::default();
-        let threads: Vec<_> = (0..units)
-            .map(|i| {
-                let ring = ring.clone();
-                thread::spawn(move || {
-                    while ring.get().is_none() {
-                        thread::park();
+fn switch(units: usize) {
+    let ring: Arc<OnceLock<Vec<Thread>>> = Arc::default();
+    let unit = |i| {
+        let ring = ring.clone();
+        thread::spawn(move || {
+            while ring.get().is_none() {
+                thread::park();
+            }
+            let Some(ring) = ring.get() else { return };
+            let mut turns = Turns::new(i, units);
+            'turns: while turns.next() {
+                while TURN.load(Ordering::Acquire) != i {
+                    // One that was preempted before it asked may leave its turn untaken.
+                    if laps::are_over() {
+                        break 'turns;
                     }
-                    let Some(ring) = ring.get() else { return };
-                    if gate::arrive(units) {
-                        ring.iter().for_each(Thread::unpark);
-                    }
-                    while !gate::is_open() {
-                        thread::park();
-                    }
-                    for _ in 0..yields {
-                        while TURN.load(Ordering::Acquire) != i {
-                            thread::park();
-                        }
-                        let next = (i + 1) % units;
-                        TURN.store(next, Ordering::Release);
-                        ring[next].unpark();
-                    }
-                    gate::finish(units);
-                })
-            })
-            .collect();
-        let _ = ring.set(threads.iter().map(|t| t.thread().clone()).collect());
-        for thread in &threads {
-            thread.thread().unpark();
-        }
-        for thread in threads {
-            let _ = thread.join();
-        }
-        meter.record(gate::took());
+                    thread::park();
+                }
+                let next = (i + 1) % units;
+                TURN.store(next, Ordering::Release);
+                ring[next].unpark();
+            }
+            ring.iter().for_each(Thread::unpark);
+        })
+    };
+    let threads: Vec<_> = (0..units).map(unit).collect();
+    let _ = ring.set(threads.iter().map(|t| t.thread().clone()).collect());
+    threads.iter().for_each(|thread| thread.thread().unpark());
+    for thread in threads {
+        let _ = thread.join();
     }
-    meter
 }
 
 fn spawn(mut meter: Spawns) -> Spawns {

@@ -10,63 +10,67 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::task::yield_now;
 
 use super::{BUF_LEN, C_EPOLL, How, Server, Subject, std_listener};
-use crate::meter::{Parking, SPAWNS, Spawns, Switches, gate, work};
+use crate::meter::laps::Turns;
+use crate::meter::{Parking, SPAWNS, Spawns, work};
 
-pub fn subject() -> Subject {
-    Subject {
+pub fn subjects() -> [Subject; 2] {
+    let one = Subject {
         switch: Some(switch),
         spawn: Some(spawn),
         park: Some(park),
         park_max: usize::MAX,
         server: Some(Server { yardstick: C_EPOLL, how: How::Inside(serve) }),
         ..Subject::named("tokio")
-    }
+    };
+    let two = Subject {
+        spawn: Some(spawn_with_two_workers),
+        has_two_workers: true,
+        ..Subject::named("tokio-two-workers")
+    };
+    [one, two]
 }
 
 fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().expect("a tokio runtime")
 }
 
-fn switch(mut meter: Switches) -> Switches {
+fn switch(units: usize) {
     runtime().block_on(async move {
-        while let Some(yields) = meter.next() {
-            gate::reset();
-            let unit_count = meter.units;
-            let units: Vec<_> = (0..unit_count)
-                .map(|_| {
-                    tokio::spawn(async move {
-                        gate::arrive(unit_count);
-                        while !gate::is_open() {
-                            yield_now().await;
-                        }
-                        for _ in 0..yields {
-                            yield_now().await;
-                        }
-                        gate::finish(unit_count);
-                    })
-                })
-                .collect();
-            for unit in units {
-                let _ = unit.await;
-            }
-            meter.record(gate::took());
+        let unit = |i| {
+            tokio::spawn(async move {
+                let mut turns = Turns::new(i, units);
+                while turns.next() {
+                    yield_now().await;
+                }
+            })
+        };
+        for unit in (0..units).map(unit).collect::<Vec<_>>() {
+            let _ = unit.await;
         }
-        meter
-    })
+    });
 }
 
-fn spawn(mut meter: Spawns) -> Spawns {
-    runtime().block_on(async move {
-        let mut units = Vec::with_capacity(SPAWNS);
-        while meter.begin() {
-            units.extend((0..SPAWNS).map(|i| tokio::spawn(async move { work(i) })));
-            for unit in units.drain(..) {
-                black_box(unit.await.unwrap_or_default());
-            }
-            meter.end();
+fn spawn(meter: Spawns) -> Spawns {
+    runtime().block_on(spawn_batches(meter))
+}
+
+fn spawn_with_two_workers(meter: Spawns) -> Spawns {
+    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.expect("a tokio runtime");
+    // As a task: the main future of this kind of runtime runs outside the workers.
+    runtime.block_on(async { tokio::spawn(spawn_batches(meter)).await.expect("it returns") })
+}
+
+async fn spawn_batches(mut meter: Spawns) -> Spawns {
+    let mut units = Vec::with_capacity(SPAWNS);
+    while meter.begin() {
+        units.extend((0..SPAWNS).map(|i| tokio::spawn(async move { work(i) })));
+        for unit in units.drain(..) {
+            black_box(unit.await.unwrap_or_default());
         }
-        meter
-    })
+        meter.end();
+    }
+    meter
 }
 
 fn park(parking: Parking) {

@@ -1,4 +1,5 @@
 //! Fibers: spawning, joining, sleeping, yielding.
+#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 use std::time::{Duration, Instant};
 
 #[test]

@@ -1,4 +1,5 @@
 //! The life of a runtime: where its API may be used, cancellation, shutdown, exit, signals.
+#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 mod support;
 
@@ -345,6 +346,22 @@ fn what_main_left_behind_is_cancelled_and_drained() {
     let log = log.lock().unwrap();
     assert_eq!(log.len(), 10);
     assert!(log.iter().all(|(_, cancelled, refused)| *cancelled && *refused), "{log:?}");
+}
+
+#[test]
+fn what_has_not_started_when_main_returns_never_runs_and_its_closure_is_dropped() {
+    let ran = Arc::new(AtomicUsize::new(0));
+    let inner = Arc::clone(&ran);
+    one_worker()
+        .run(move || {
+            for _ in 0..100 {
+                let ran = Arc::clone(&inner);
+                spawn(move || ran.fetch_add(1, Ordering::Relaxed));
+            }
+        })
+        .unwrap();
+    assert_eq!(ran.load(Ordering::Relaxed), 0);
+    assert_eq!(Arc::strong_count(&ran), 1, "every closure was dropped");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! A thousand connections. A test binary of its own: with this many descriptors in one process
 //! `select` could not wait for the others'.
+#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 mod support;
 

@@ -103,12 +103,12 @@ fn two_hundred_clients_are_served_with_room_for_sixty_four() {
             handlers.into_iter().for_each(sides::Peer::join);
         });
         while accepted.load(Ordering::SeqCst) < 64 {
-            std::thread::yield_now();
+            fibra_runtime::yield_now();
         }
 
         // Full: nothing spins. A share of the time and not a time, so load changes nothing.
         let (wall, cpu) = (Instant::now(), cpu_time());
-        std::thread::sleep(Duration::from_millis(500));
+        fibra_runtime::sleep(Duration::from_millis(500));
         let (wall, cpu) = (wall.elapsed(), cpu_time() - cpu);
         assert!(cpu * 5 < wall, "{cpu:?} of {wall:?} while full");
         assert_eq!(accepted.load(Ordering::SeqCst), 64, "more than the limit allows");
@@ -121,13 +121,25 @@ fn two_hundred_clients_are_served_with_room_for_sixty_four() {
         }
         acceptor.join();
         drop(limit);
-        assert_eq!(warnings.0.load(Ordering::SeqCst) - before, 1, "one warning per episode");
+        // An episode ends 10 s after the last failure, so one side may go on with another's.
+        let warnings = warnings.0.load(Ordering::SeqCst);
+        assert!((1..=before + 1).contains(&warnings), "{before} warnings, then {warnings}");
     });
 
     // A listener that must not wait says so while the process is full.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let _limit = SoftLimit::set(0);
+    let limit = SoftLimit::set(0);
     assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
+    drop(limit);
+
+    // A runtime that was built to return every error returns this one too.
+    let builder = fibra_runtime::Builder::new().workers(1).accept_errors(true);
+    let error = builder.run(|| {
+        let _limit = SoftLimit::set(0);
+        listener.set_nonblocking(false).unwrap();
+        listener.accept().unwrap_err()
+    });
+    assert_eq!(error.unwrap().raw_os_error(), Some(libc::EMFILE));
 }

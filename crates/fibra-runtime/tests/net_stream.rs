@@ -5,11 +5,11 @@ mod sides;
 use std::io::{self, BufReader, ErrorKind, IoSlice, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::AsRawFd;
-use std::sync::{Arc, Barrier, Mutex};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fibra_runtime::net::{TcpListener, TcpStream};
-use sides::{noise, on_every_side, pair, spawn};
+use sides::{Meeting, noise, on_every_side, pair, spawn};
 
 const SHORT: Option<Duration> = Some(Duration::from_millis(40));
 
@@ -123,7 +123,7 @@ fn two_reads_with_a_timeout_take_turns_and_the_bytes_reach_one_of_them() {
     on_every_side(|| {
         let (near, mut far) = pair();
         near.set_read_timeout(SHORT).unwrap();
-        let start = Arc::new(Barrier::new(3));
+        let start = Arc::new(Meeting::of(3));
         let readers = [near.try_clone().unwrap(), near].map(|stream| {
             let start = Arc::clone(&start);
             spawn(move || {
@@ -154,7 +154,7 @@ fn a_waiting_read_ends_when_another_handle_shuts_the_stream_down() {
     on_every_side(|| {
         let (near, _far) = pair();
         let clone = near.try_clone().unwrap();
-        let inside = Arc::new(Barrier::new(2));
+        let inside = Arc::new(Meeting::of(2));
         let started = Arc::clone(&inside);
         let reader = spawn(move || {
             started.wait();

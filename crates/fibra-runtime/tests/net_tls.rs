@@ -13,7 +13,7 @@ use fibra_runtime::net::TcpStream;
 use rustls::pki_types::{PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
 use rustls::{ProtocolVersion, StreamOwned, SupportedProtocolVersion};
-use sides::{noise, on_every_side, pair, spawn};
+use sides::{noise, on_every_fiber_side, on_every_side, pair, spawn};
 
 type Client = StreamOwned<ClientConnection, TcpStream>;
 type Server = StreamOwned<ServerConnection, TcpStream>;
@@ -96,6 +96,23 @@ fn a_timeout_inside_a_handshake_comes_out_as_would_block_and_the_handshake_can_g
         client.read_exact(&mut buf).unwrap();
         assert_eq!(&buf, b"hello");
         echo.join();
+    });
+}
+
+#[test]
+fn a_deadline_and_a_cancel_come_out_of_the_tls_crate_as_what_they_are() {
+    on_every_fiber_side(|| {
+        let (mut client, _server) = tls_pair(&rustls::version::TLS13);
+        let error = fibra_runtime::deadline(Duration::from_millis(20), || client.read(&mut [0]));
+        assert_eq!(error.unwrap_err().kind(), ErrorKind::TimedOut);
+
+        let (mut client, _server) = tls_pair(&rustls::version::TLS13);
+        let reader = spawn(move || client.read(&mut [0]).unwrap_err());
+        fibra_runtime::sleep(Duration::from_millis(2));
+        reader.cancel();
+        if let Some(error) = reader.outcome() {
+            assert!(fibra_runtime::is_cancelled(&error), "{error:?}");
+        }
     });
 }
 

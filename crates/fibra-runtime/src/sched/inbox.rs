@@ -185,6 +185,7 @@ impl<N: Node> Batch<N> {
     }
 
     /// Whether nothing is left.
+    #[cfg_attr(not(test), allow(dead_code, reason = "part of the modelled protocol"))]
     pub(crate) fn is_empty(&self) -> bool {
         self.oldest.is_null()
     }
@@ -281,6 +282,7 @@ mod loom_models {
     use loom::sync::atomic::{AtomicUsize, Ordering};
     use loom::thread;
 
+    use super::super::loom::check;
     use super::*;
 
     struct Unit {
@@ -332,7 +334,7 @@ mod loom_models {
     /// Two writers wake one unit while it is read: the last wake is seen, whoever pushed it.
     #[test]
     fn the_last_wake_of_a_unit_is_never_lost() {
-        loom::model(|| {
+        check(5, || {
             let world = world();
             let writers: Vec<_> = (0..2)
                 .map(|_| {
@@ -355,7 +357,7 @@ mod loom_models {
     /// Two writers push different units, one of them twice, while they are read.
     #[test]
     fn units_pushed_together_all_come_out_and_one_writers_in_order() {
-        loom::model(|| {
+        check(5, || {
             let world = world();
             let writer = {
                 let world = world.clone();
@@ -395,7 +397,7 @@ mod loom_models {
                 &self.link
             }
         }
-        loom::model(|| {
+        check(5, || {
             let inbox = Arc::new(Inbox::<Message>::new());
             let writers: Vec<_> = (1..=2)
                 .map(|text| {

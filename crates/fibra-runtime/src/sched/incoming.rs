@@ -63,6 +63,7 @@ impl<T> Incoming<T> {
     }
 
     /// Refuses units from now on and gives out those that are left.
+    #[cfg_attr(not(test), allow(dead_code, reason = "part of the modelled protocol"))]
     pub(crate) fn close(&self) -> VecDeque<T> {
         self.locked(|queue| {
             queue.len_max = 0;

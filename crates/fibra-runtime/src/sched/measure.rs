@@ -51,7 +51,7 @@ fn measure_queues() {
         for word in 0..COUNT {
             // SAFETY: only this thread pushes.
             if unsafe { fresh.push(black_box(word)) }.is_err() {
-                fresh.steal_half(take);
+                fresh.steal_half(usize::MAX, take);
             }
         }
     });

@@ -115,15 +115,15 @@ impl<T: Word> FreshQueue<T> {
         }
     }
 
-    /// Takes the older half, rounded up, and gives each word to `into`, oldest first. Returns how
-    /// many.
+    /// Takes the older half, rounded up but at most `count_max`, and gives each word to `into`, oldest
+    /// first. Returns how many.
     ///
     /// `into` runs when all of them are taken: it may push to the thief's own queue.
-    pub(crate) fn steal_half(&self, mut into: impl FnMut(T)) -> usize {
+    pub(crate) fn steal_half(&self, count_max: usize, mut into: impl FnMut(T)) -> usize {
         let mut copies = [MaybeUninit::<*mut ()>::uninit(); FRESH_LEN_MAX.div_ceil(2)];
         loop {
             let (head, len) = self.bounds();
-            let count = len.div_ceil(2);
+            let count = len.div_ceil(2).min(count_max);
             if count == 0 {
                 return 0;
             }
@@ -240,10 +240,10 @@ mod tests {
             push(&queue, word).expect("there is room");
         }
         let mut stolen = Vec::new();
-        assert_eq!(queue.steal_half(|word| stolen.push(word)), 3);
+        assert_eq!(queue.steal_half(FRESH_LEN_MAX, |word| stolen.push(word)), 3);
         assert_eq!(stolen, [0, 1, 2]);
         assert_eq!((queue.pop(), queue.pop(), queue.pop()), (Some(3), Some(4), None));
-        assert_eq!(queue.steal_half(|_| ()), 0);
+        assert_eq!(queue.steal_half(FRESH_LEN_MAX, |_| ()), 0);
     }
 
     #[test]
@@ -260,7 +260,7 @@ mod tests {
             for _ in 0..2 {
                 scope.spawn(|| {
                     while left.load(Ordering::Relaxed) > 0 {
-                        if queue.steal_half(take) == 0 {
+                        if queue.steal_half(FRESH_LEN_MAX, take) == 0 {
                             std::thread::yield_now();
                         }
                     }
@@ -286,21 +286,19 @@ mod loom_models {
     use loom::sync::Arc;
     use loom::thread;
 
+    use super::super::loom::check;
     use super::*;
 
-    /// The owner pushes more words than fit and pops when it is full; a thief steals twice.
+    /// The owner pushes more words than fit and pops when it is full; a thief pops, then steals.
     #[test]
     fn owner_and_thief_take_every_word_once_around_the_ring() {
-        let mut model = loom::model::Builder::new();
-        model.preemption_bound = Some(3);
-        model.check(|| {
+        check(3, || {
             let queue = Arc::new(FreshQueue::<usize>::new());
             let thief = {
                 let queue = queue.clone();
                 thread::spawn(move || {
-                    let mut stolen = Vec::new();
-                    queue.steal_half(|word| stolen.push(word));
-                    queue.steal_half(|word| stolen.push(word));
+                    let mut stolen = Vec::from_iter(queue.pop());
+                    queue.steal_half(FRESH_LEN_MAX, |word| stolen.push(word));
                     stolen
                 })
             };
@@ -325,7 +323,7 @@ mod loom_models {
     /// What a unit was given before it was pushed is there for a thief.
     #[test]
     fn a_thief_sees_what_was_written_before_the_push() {
-        loom::model(|| {
+        check(3, || {
             let unit = Arc::new(loom::cell::UnsafeCell::new(0));
             let queue = Arc::new(FreshQueue::<usize>::new());
             let thief = {
@@ -348,14 +346,14 @@ mod loom_models {
     /// Two thieves and the owner meet on one word.
     #[test]
     fn one_word_goes_to_one_of_three_takers() {
-        loom::model(|| {
+        check(3, || {
             let queue = Arc::new(FreshQueue::<usize>::new());
             // SAFETY: only this thread pushes.
             unsafe { queue.push(1) }.expect("there is room");
             let thieves: Vec<_> = (0..2)
                 .map(|_| {
                     let queue = queue.clone();
-                    thread::spawn(move || queue.steal_half(|_| ()))
+                    thread::spawn(move || queue.steal_half(FRESH_LEN_MAX, |_| ()))
                 })
                 .collect();
             let mut count = usize::from(queue.pop().is_some());

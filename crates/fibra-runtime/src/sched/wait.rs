@@ -118,11 +118,14 @@ unsafe fn block_thread(op: RawOp, timeout: Option<Instant>) -> Result<i32, Inter
         (None, None) => Deadline::Never,
     };
     // SAFETY: forwarded.
-    match unsafe { fibra_driver::run_blocking(op, deadline) } {
-        result if result == -fibra_driver::ETIMEDOUT && deadline != Deadline::Never => {
-            Err(if timeout.is_some() { Interrupt::Timeout } else { Interrupt::Deadline })
-        }
-        result => Ok(result),
+    let result = unsafe { fibra_driver::run_blocking(op, deadline) };
+    let over = |then: Option<Instant>| then.is_some_and(|then| Instant::now() >= then);
+    match result {
+        // The kernel says the same of a connection that it gave up: then no time is over.
+        other if other != -fibra_driver::ETIMEDOUT => Ok(other),
+        _ if over(timeout) => Err(Interrupt::Timeout),
+        _ if over(unwinding) => Err(Interrupt::Deadline),
+        timed_out => Ok(timed_out),
     }
 }
 
@@ -449,11 +452,6 @@ pub(crate) fn sleep_until(then: Instant) -> Result<(), Interrupt> {
     }
 }
 
-/// Sleeps for a back-off, at most until the fiber is cancelled or its deadline passes.
-pub(crate) fn sleep_cancellable(delay: Duration) -> Result<(), Interrupt> {
-    sleep_until(Instant::now() + delay)
-}
-
 /// Runs `f` on the blocking pool while the fiber parks. On plain threads, and while unwinding, it
 /// runs inline. Ignores cancel and deadlines: `f` may borrow, so it must have ended.
 pub(crate) fn offload<T: Send>(f: impl FnOnce() -> T + Send) -> T {
@@ -477,6 +475,7 @@ pub(crate) fn offload<T: Send>(f: impl FnOnce() -> T + Send) -> T {
         };
         // A job that is refused (the pool is closing or full) runs here: it lends this frame.
         if let Err(refused) = worker.shared.pool.submit(task.erase()) {
+            tracing::warn!("a blocking call runs on its worker: {}", refused.reason);
             (refused.job)();
         }
         while !finished.load(Ordering::Acquire) {

@@ -4,21 +4,45 @@
 #![allow(dead_code, reason = "every test binary includes this file and uses a part of it")]
 
 use std::panic;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
+use fibra_driver::{BackendKind, Choice};
 use fibra_runtime::net::{TcpListener, TcpStream};
+use fibra_runtime::{Builder, IoMode};
 
 /// A body that has not ended by then hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Runs `body` once on every side: today on a plain thread.
+/// Runs `body` on a plain thread, then on a fiber of every backend in both topologies, and of two
+/// backends with spurious resumes injected everywhere.
 pub fn on_every_side(body: impl Fn() + Send + Clone + 'static) {
-    bounded("plain thread", body);
+    bounded("plain thread", body.clone());
+    on_every_fiber_side(body);
 }
 
-/// Runs `body` on a thread of its own and fails if it hangs.
+/// The same without the plain thread, which can neither be cancelled nor inherit a deadline.
+pub fn on_every_fiber_side(body: impl Fn() + Send + Clone + 'static) {
+    for kind in BackendKind::ALL {
+        for io in [IoMode::PerWorker, IoMode::Dedicated] {
+            on_a_fiber(kind, io, false, body.clone());
+        }
+    }
+    on_a_fiber(BackendKind::Uring, IoMode::PerWorker, true, body.clone());
+    on_a_fiber(BackendKind::Epoll, IoMode::PerWorker, true, body);
+}
+
+fn on_a_fiber(kind: BackendKind, io: IoMode, chaos: bool, body: impl FnOnce() + Send + 'static) {
+    let side = format!("fiber on {kind}, {io:?}{}", if chaos { ", chaos" } else { "" });
+    bounded(&side, move || {
+        let builder = Builder::new().workers(2).driver(Choice::Named(kind)).io(io).chaos(chaos);
+        builder.run(body).unwrap();
+    });
+}
+
+/// Runs `body` on a thread of its own and fails if it panics or hangs.
 fn bounded(side: &str, body: impl FnOnce() + Send + 'static) {
     let (done, ended) = mpsc::channel::<()>();
     let thread = thread::Builder::new().name(side.into()).spawn(move || {
@@ -26,35 +50,86 @@ fn bounded(side: &str, body: impl FnOnce() + Send + 'static) {
         body();
     });
     let thread = thread.unwrap();
-    match ended.recv_timeout(PATIENCE) {
-        Err(RecvTimeoutError::Timeout) => panic!("{side}: hangs"),
-        _ => join(thread),
+    if let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(PATIENCE) {
+        panic!("{side}: hangs");
     }
-}
-
-fn join<T>(thread: thread::JoinHandle<T>) -> T {
-    match thread.join() {
-        Ok(value) => value,
-        Err(payload) => panic::resume_unwind(payload),
+    if thread.join().is_err() {
+        panic!("{side}: failed, see above");
     }
 }
 
 /// Somebody on the same side, running at the same time.
-pub struct Peer<T>(thread::JoinHandle<T>);
+pub enum Peer<T> {
+    Thread(thread::JoinHandle<T>),
+    Fiber(fibra_runtime::JoinHandle<T>),
+}
 
 /// Starts somebody on the same side.
 pub fn spawn<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> Peer<T> {
-    Peer(thread::spawn(body))
+    match fibra_runtime::current() {
+        None => Peer::Thread(thread::spawn(body)),
+        Some(_) => Peer::Fiber(fibra_runtime::spawn(body)),
+    }
 }
 
 impl<T> Peer<T> {
+    /// Cancels a fiber.
+    pub fn cancel(&self) {
+        match self {
+            Self::Thread(_) => panic!("a plain thread cannot be cancelled"),
+            Self::Fiber(fiber) => fiber.cancel(),
+        }
+    }
+
+    /// Waits for the end of a fiber; `None` if it was cancelled before it began.
+    pub fn outcome(self) -> Option<T> {
+        match self {
+            Self::Thread(_) => panic!("a plain thread always begins"),
+            Self::Fiber(fiber) => match fiber.join() {
+                Ok(value) => Some(value),
+                Err(payload) if payload.is::<fibra_runtime::Cancelled>() => None,
+                Err(_) => panic!("a peer failed, see above"),
+            },
+        }
+    }
+
     /// Waits for the end; a panic goes on here.
     pub fn join(self) -> T {
-        join(self.0)
+        match self {
+            Self::Thread(thread) => {
+                thread.join().unwrap_or_else(|payload| panic::resume_unwind(payload))
+            }
+            Self::Fiber(fiber) => match fiber.join() {
+                Ok(value) => value,
+                Err(_) => panic!("a peer failed, see above"),
+            },
+        }
+    }
+}
+
+/// A place where some number of peers meet, as often as they like. Unlike std's barrier it does not
+/// block a worker.
+pub struct Meeting {
+    size: usize,
+    arrived: AtomicUsize,
+}
+
+impl Meeting {
+    pub fn of(size: usize) -> Self {
+        Self { size, arrived: AtomicUsize::new(0) }
+    }
+
+    /// Returns when all have come.
+    pub fn wait(&self) {
+        let round = self.arrived.fetch_add(1, Ordering::AcqRel) / self.size;
+        while self.arrived.load(Ordering::Acquire) < (round + 1) * self.size {
+            fibra_runtime::yield_now();
+        }
     }
 }
 
 /// Both ends of a new connection.
+#[track_caller]
 pub fn pair() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
