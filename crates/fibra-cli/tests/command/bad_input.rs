@@ -2,7 +2,7 @@
 //! says whose turn it is: 2 for the command line, 1 for the machine and the environment.
 
 use std::net::TcpListener;
-use std::process::{Command, Output};
+use std::process::Output;
 
 use rustix::process::Signal;
 

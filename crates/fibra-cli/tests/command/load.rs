@@ -51,9 +51,7 @@ impl Load {
         let mut buffer = vec![0; CHUNK_LEN];
         let mut clients: Vec<Client> =
             (0..self.connections).map(|index| Client::connect(address, self.part(index))).collect();
-        let vanishing: Vec<TcpStream> = (0..self.vanishing)
-            .map(|_| TcpStream::connect(address).expect("the server accepts"))
-            .collect();
+        let vanishing: Vec<TcpStream> = (0..self.vanishing).map(|_| served(address)).collect();
         drive(&mut clients, &mut buffer, |client| client.received == 1);
         for client in &mut clients {
             client.allowed = client.bytes.len();
@@ -155,6 +153,14 @@ fn state(clients: &[Client]) -> String {
     let sent: usize = clients.iter().map(|client| client.sent).sum();
     let received: usize = clients.iter().map(|client| client.received).sum();
     format!("{ended} of {} ended, {sent} bytes sent, {received} back", clients.len())
+}
+
+/// A connection that the server has taken up: its first byte is back.
+pub fn served(address: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(address).expect("the server accepts");
+    stream.write_all(&[0]).expect("the connection is open");
+    stream.read_exact(&mut [0]).expect("the connection is open");
+    stream
 }
 
 /// Sends what fits, reads nothing of it, and resets the connection.

@@ -11,4 +11,4 @@ mod load;
 mod sandbox;
 mod server;
 mod signals;
-//mod trace;
+mod trace;

@@ -6,7 +6,7 @@ use std::net::{Shutdown, TcpStream};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
 
-use crate::load::{Load, block};
+use crate::load::{Load, block, served};
 use crate::server::*;
 
 /// Small enough to be one segment on the loopback: when its first byte is back, all of it is there.
@@ -50,9 +50,7 @@ fn a_server_without_clients_ends_at_either_signal() {
 
 /// A client that sends until nothing fits any more, and reads nothing: the server waits to write.
 fn stubborn(server: &Server) -> TcpStream {
-    let mut stream = TcpStream::connect(server.address).expect("the server accepts");
-    stream.write_all(&[0]).expect("the connection is open");
-    stream.read_exact(&mut [0]).expect("it has been accepted");
+    let mut stream = served(server.address);
     stream.set_nonblocking(true).expect("a socket");
     loop {
         match stream.write(block()) {
