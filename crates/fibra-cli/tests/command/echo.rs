@@ -8,11 +8,9 @@ use rustix::process::Signal;
 use crate::load::{Load, vanish};
 use crate::server::*;
 
-/// 500 connections at once with half-closes, beside clients that vanish in the middle.
-fn echoes(kind: Kind, megabytes: usize) {
-    let full = std::env::var_os("FIBRA_TEST_FULL").is_some_and(|value| value == "1");
-    let megabytes = if full { 200 } else { megabytes };
-    let load = Load { connections: 500, bytes: megabytes * 1_000_000, vanishing: 25 };
+/// 200 MB over 500 connections at once with half-closes, beside clients that vanish in the middle.
+fn echoes(kind: Kind) {
+    let load = Load { connections: 500, bytes: 200_000_000, vanishing: 25 };
     let server = Server::start(kind);
     let started = std::time::Instant::now();
     let echoed = load.run(server.address);
@@ -26,48 +24,48 @@ fn echoes(kind: Kind, megabytes: usize) {
 }
 
 #[test]
-fn uring_echoes_500_connections() {
-    echoes(URING, 200);
+fn uring_echoes_200_megabytes_over_500_connections() {
+    echoes(URING);
 }
 
 #[test]
-fn epoll_echoes_500_connections() {
-    echoes(EPOLL, 200);
+fn epoll_echoes_200_megabytes_over_500_connections() {
+    echoes(EPOLL);
 }
 
 #[test]
-fn poll_echoes_500_connections() {
-    echoes(POLL, 20);
+fn poll_echoes_200_megabytes_over_500_connections() {
+    echoes(POLL);
 }
 
 #[test]
-fn select_echoes_500_connections() {
-    echoes(SELECT, 20);
+fn select_echoes_200_megabytes_over_500_connections() {
+    echoes(SELECT);
 }
 
 #[test]
-fn dedicated_uring_echoes_500_connections() {
-    echoes(DEDICATED_URING, 20);
+fn dedicated_uring_echoes_200_megabytes_over_500_connections() {
+    echoes(DEDICATED_URING);
 }
 
 #[test]
-fn dedicated_epoll_echoes_500_connections() {
-    echoes(DEDICATED_EPOLL, 20);
+fn dedicated_epoll_echoes_200_megabytes_over_500_connections() {
+    echoes(DEDICATED_EPOLL);
 }
 
 #[test]
-fn dedicated_poll_echoes_500_connections() {
-    echoes(DEDICATED_POLL, 20);
+fn dedicated_poll_echoes_200_megabytes_over_500_connections() {
+    echoes(DEDICATED_POLL);
 }
 
 #[test]
-fn dedicated_select_echoes_500_connections() {
-    echoes(DEDICATED_SELECT, 20);
+fn dedicated_select_echoes_200_megabytes_over_500_connections() {
+    echoes(DEDICATED_SELECT);
 }
 
 #[test]
-fn threads_echo_500_connections() {
-    echoes(THREAD, 20);
+fn threads_echo_200_megabytes_over_500_connections() {
+    echoes(THREAD);
 }
 
 #[test]
