@@ -35,9 +35,6 @@ fn run(args: Args) -> Result<(), Failure> {
             log::start(if args.verbose { "info" } else { "warn" })?;
             cmd::echo::run(&args)
         }
-        Command::Doctor => {
-            log::start("warn")?;
-            cmd::doctor::run()
-        }
+        Command::Doctor => cmd::doctor::run(),
     }
 }

@@ -12,6 +12,7 @@
 use std::io;
 use std::panic::{Location, resume_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use fibra_driver::{BackendKind, Choice, Driver};
@@ -353,7 +354,7 @@ fn make_seats(
             (None, Some(driver)) => {
                 let notifier = driver.notifier();
                 home.set_kick(move || notifier.notify());
-                Port::Own(driver)
+                Port::Own { driver, in_flight: 0 }
             }
             (None, None) => unreachable!("a driver was made for every worker"),
         };
@@ -387,6 +388,7 @@ fn work(seat: Seat, shared: Arc<Shared>, stacks: StackPool) {
     Watchdog::register_thread(&seat.home);
     let worker = Worker::new(seat.home, Arc::clone(&shared), seat.port, stacks);
     worker.run();
+    worker.home.thread_id.store(0, Ordering::Release);
     drop(worker);
     shared.worker_ended();
 }

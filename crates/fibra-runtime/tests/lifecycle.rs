@@ -349,6 +349,22 @@ fn what_main_left_behind_is_cancelled_and_drained() {
 }
 
 #[test]
+fn what_has_not_started_when_main_returns_never_runs_and_its_closure_is_dropped() {
+    let ran = Arc::new(AtomicUsize::new(0));
+    let inner = Arc::clone(&ran);
+    one_worker()
+        .run(move || {
+            for _ in 0..100 {
+                let ran = Arc::clone(&inner);
+                spawn(move || ran.fetch_add(1, Ordering::Relaxed));
+            }
+        })
+        .unwrap();
+    assert_eq!(ran.load(Ordering::Relaxed), 0);
+    assert_eq!(Arc::strong_count(&ran), 1, "every closure was dropped");
+}
+
+#[test]
 fn seven_stubborn_fibers_are_named_and_left_and_the_process_ends() {
     const ME: &str = "seven_stubborn_fibers_are_named_and_left_and_the_process_ends";
     if is_child(ME) {

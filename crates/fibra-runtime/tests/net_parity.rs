@@ -434,4 +434,31 @@ parity! {
         log.note("kept", Ok(kept.len()));
         log.note("connect", Err::<(), _>(error));
     }
+
+    fn a_connection_that_times_out_by_itself_is_not_taken_for_a_timeout_of_the_call(net, log) {
+        let (mut near, _far) = pair!(net);
+        // The peer never reads, so that the kernel gives the connection up.
+        let limit = std::time::Duration::from_millis(100);
+        socket2::SockRef::from(&near).set_tcp_user_timeout(Some(limit)).unwrap();
+        near.set_write_timeout(Some(std::time::Duration::from_secs(50))).unwrap();
+        let end = loop {
+            if let Err(error) = near.write(&[0; 65536]) {
+                break Err::<(), _>(error);
+            }
+        };
+        log.note("write", end);
+        let (mut near, _far) = pair!(net);
+        socket2::SockRef::from(&near).set_tcp_user_timeout(Some(limit)).unwrap();
+        near.set_nonblocking(true).unwrap();
+        let end = loop {
+            match near.write(&[0; 65536]) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    fibra_runtime::sleep(std::time::Duration::from_millis(1));
+                }
+                Err(error) => break Err::<(), _>(error),
+                Ok(_) => {}
+            }
+        };
+        log.note("write without waiting", end);
+    }
 }

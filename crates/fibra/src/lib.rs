@@ -26,6 +26,9 @@
 //! What safe code may and may not do on fibers is in `docs/soundness.md`.
 #![forbid(unsafe_code)]
 
+#[doc(hidden)]
+pub mod __private;
+
 pub use fibra_driver as driver;
 pub use fibra_macros::{main, test};
 pub use fibra_runtime::{

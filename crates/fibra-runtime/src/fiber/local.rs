@@ -62,14 +62,19 @@ pub fn current() -> Option<Current> {
 ///
 /// # Suspends
 /// Yes. Never fails.
+// Inlined up to the switch itself: a `ret` between two switches is predicted wrong, because the
+// processor remembers the call of the other side. That was two thirds of the time of a switch.
+#[inline]
 pub fn yield_now() {
     match running::fiber() {
-        Some(_) if std::thread::panicking() => {}
-        Some((worker, block)) => {
+        Some((worker, block)) if !std::thread::panicking() => {
             may_suspend(block);
-            unwind_if_told(worker, block);
+            if worker.is_unwinding() {
+                unwind_if_told(worker, block);
+            }
             worker.yield_now(block);
         }
+        Some(_) => {}
         None => std::thread::yield_now(),
     }
 }

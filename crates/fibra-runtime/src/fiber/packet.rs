@@ -62,8 +62,8 @@ impl<F, T> Drop for Packet<F, T> {
     fn drop(&mut self) {
         // Whoever lets go last is here: the fiber, or the thread that drops the handle. Nobody has
         // taken the result then.
-        let result = self.result.get_mut().take();
-        let unhandled = matches!(&result, Some(Err(payload)) if !payload.is::<Cancelled>());
+        let Some(result) = self.result.get_mut().take() else { return };
+        let unhandled = matches!(&result, Err(payload) if !payload.is::<Cancelled>());
         // Foreign code: its panic must not unwind into the scheduler, nor out of a `Drop`.
         if catch_unwind(AssertUnwindSafe(|| drop(result))).is_err() {
             tracing::warn!(

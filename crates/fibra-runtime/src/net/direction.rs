@@ -13,7 +13,7 @@
 
 use std::io;
 
-use fibra_driver::{Deadline, Direction, Gate, Instant, RawOp, Socket, run_blocking};
+use fibra_driver::{Deadline, Direction, Gate, Instant, RawOp, Socket, run_blocking_until};
 
 use crate::cancel::Cancelled;
 use crate::sched::wait::{self, Interrupt};
@@ -98,9 +98,10 @@ fn queue_up(gate: &Gate, wait: Wait) -> io::Result<()> {
 /// As for [`Driver::submit`](fibra_driver::Driver::submit), until this returns.
 #[cold]
 pub(crate) unsafe fn attempt(op: RawOp) -> Result<i32, Interrupt> {
+    // Not a deadline of now: what that says, ETIMEDOUT, is also an error of connections.
     // SAFETY: forwarded; the caller keeps the same promises.
-    match unsafe { run_blocking(op, Deadline::Now) } {
-        result if result == -libc::ETIMEDOUT => Err(Interrupt::Timeout),
+    match unsafe { run_blocking_until(op, Deadline::Never, &|| true) } {
+        result if result == -libc::ECANCELED => Err(Interrupt::Timeout),
         result => Ok(result),
     }
 }

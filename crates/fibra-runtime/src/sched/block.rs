@@ -64,7 +64,17 @@ pub(crate) enum Trim {
 pub(crate) type Context = Coroutine<(), (), (), Stack>;
 
 /// The record of one fiber. See the file's rules.
+#[repr(C, align(64))]
 pub(crate) struct Block {
+    // What a switch touches, in one cache line.
+    pub context: UnsafeCell<Option<Context>>,
+    pub yielder: Cell<*const Yielder<(), ()>>,
+    /// The address of a local of `park`: what is well below it is not in use.
+    pub parked_sp: Cell<usize>,
+    /// Site of the outermost `no_suspend`, if inside one.
+    pub no_suspend: Cell<Option<&'static std::panic::Location<'static>>>,
+    pub status: Cell<Status>,
+
     /// Rises with every reuse; a stale reference sees another number.
     generation: AtomicU32,
     /// Index + 1 of the worker on which the fiber started; 0 before and after.
@@ -81,7 +91,6 @@ pub(crate) struct Block {
     /// The op in flight in the driver of the I/O thread, which alone touches this cell.
     pub io_op: Cell<Option<(OpId, u32)>>,
 
-    pub status: Cell<Status>,
     /// A wake came while the fiber was running: its next park returns at once.
     pub notified: Cell<bool>,
     /// The timer of the current wait has fired.
@@ -91,15 +100,11 @@ pub(crate) struct Block {
     pub deadline: Cell<Option<Instant>>,
     /// Depth of `shield`.
     pub shielded: Cell<u32>,
-    /// Site of the outermost `no_suspend`, if inside one.
-    pub no_suspend: Cell<Option<&'static std::panic::Location<'static>>>,
     /// Waits that failed in a row by the same cancel or deadline.
     pub failed_waits: Cell<u32>,
     /// How far the fiber's stack is on its way to being trimmed while it stays parked.
     pub trim: Cell<Trim>,
 
-    pub yielder: Cell<*const Yielder<(), ()>>,
-    pub context: UnsafeCell<Option<Context>>,
     /// The job while it is fresh; moved into the fiber's frame at its first run.
     job: Cell<Option<Arc<dyn Job>>>,
     /// The job's header while the fiber lives.
@@ -108,8 +113,6 @@ pub(crate) struct Block {
     owner: UnsafeCell<OwnerInfo>,
     /// Where its stack is, once it has one.
     pub area: Cell<Option<StackArea>>,
-    /// The address of a local of `park`: what is well below it is not in use.
-    pub parked_sp: Cell<usize>,
 }
 
 // SAFETY: rule 2: cells are touched by the thread of the home worker only; before the first run the
@@ -151,6 +154,18 @@ impl Block {
             }),
             parked_sp: Cell::new(0),
         }
+    }
+
+    /// Asks the processor for what a switch to this fiber will touch of the block.
+    #[inline]
+    pub fn prefetch(&self) {
+        crate::stack::prefetch(std::ptr::from_ref(self).cast());
+    }
+
+    /// The same for the fiber's stack: the lines around the frame that suspended it.
+    #[inline]
+    pub fn prefetch_stack(&self) {
+        crate::stack::prefetch(self.parked_sp.get() as *const u8);
     }
 
     /// Puts a job into a free block.
@@ -330,11 +345,19 @@ impl Blocks {
         if start + count >= chunks.len() * CHUNK { 0 } else { start + count }
     }
 
+    /// As [`walk`](Self::walk), for a signal handler, which must not wait: nothing at all if
+    /// somebody has the list at this moment.
+    pub fn walk_from_signal(&self, mut visit: impl FnMut(BlockPtr)) {
+        let Ok(chunks) = self.chunks.try_lock() else { return };
+        for block in chunks.iter().flat_map(|chunk| chunk.iter()) {
+            visit(BlockPtr(NonNull::from(block)));
+        }
+    }
+
     /// Visits every block; `false` from `visit` ends the walk. Blocks may change meanwhile: read
     /// the atomics, or cells of your own worker's fibers.
     pub fn walk(&self, mut visit: impl FnMut(BlockPtr) -> bool) {
-        // `try_lock`: this is also called by the report's signal handler, which must not wait.
-        let Ok(chunks) = self.chunks.try_lock() else { return };
+        let chunks = self.chunks.lock().unwrap_or_else(PoisonError::into_inner);
         for block in chunks.iter().flat_map(|chunk| chunk.iter()) {
             if !visit(BlockPtr(NonNull::from(block))) {
                 return;

@@ -221,6 +221,7 @@ mod loom_models {
     use loom::sync::atomic::{AtomicUsize, Ordering};
     use loom::thread;
 
+    use super::super::loom::check;
     use super::*;
 
     /// A completion with its result beside it. The waiter is a number; `woken` are those whom the
@@ -254,9 +255,10 @@ mod loom_models {
         }
 
         fn check_result(&self) {
-            assert!(self.done.is_done());
+            // First: whatever told the caller that it is done must make the result visible.
             // SAFETY: it is done, so the completer does not write it any more.
             self.result.with(|result| assert_eq!(unsafe { *result }, 42));
+            assert!(self.done.is_done());
         }
 
         fn woken(&self, waiter: usize) -> usize {
@@ -344,9 +346,7 @@ mod loom_models {
     /// Two handles of one completion race to register: one replaces the other, none is lost.
     #[test]
     fn of_two_waiters_each_is_woken_told_or_replaced() {
-        let mut model = loom::model::Builder::new();
-        model.preemption_bound = Some(3);
-        model.check(|| {
+        check(3, || {
             let join = Join::new();
             let completer = spawn_completer(&join);
             let other = {

@@ -282,6 +282,7 @@ mod loom_models {
     use loom::sync::atomic::{AtomicUsize, Ordering};
     use loom::thread;
 
+    use super::super::loom::check;
     use super::*;
 
     struct Unit {
@@ -333,7 +334,7 @@ mod loom_models {
     /// Two writers wake one unit while it is read: the last wake is seen, whoever pushed it.
     #[test]
     fn the_last_wake_of_a_unit_is_never_lost() {
-        loom::model(|| {
+        check(5, || {
             let world = world();
             let writers: Vec<_> = (0..2)
                 .map(|_| {
@@ -356,7 +357,7 @@ mod loom_models {
     /// Two writers push different units, one of them twice, while they are read.
     #[test]
     fn units_pushed_together_all_come_out_and_one_writers_in_order() {
-        loom::model(|| {
+        check(5, || {
             let world = world();
             let writer = {
                 let world = world.clone();
@@ -396,7 +397,7 @@ mod loom_models {
                 &self.link
             }
         }
-        loom::model(|| {
+        check(5, || {
             let inbox = Arc::new(Inbox::<Message>::new());
             let writers: Vec<_> = (1..=2)
                 .map(|text| {

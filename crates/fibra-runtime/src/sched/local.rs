@@ -22,7 +22,7 @@ impl<T> Local<T> {
     }
 
     /// Borrows the value for the length of `f`.
-    #[inline]
+    #[inline(always)]
     pub fn with<R>(&self, f: impl FnOnce(&mut T) -> R) -> R {
         #[cfg(debug_assertions)]
         assert!(!self.borrowed.replace(true), "worker state is borrowed once at a time");

@@ -11,14 +11,22 @@
 //!
 //! What the checker cannot see: it treats SeqCst loads and stores as AcqRel (so the queues use
 //! fences, which it models), and a load never answers a store that comes later in its execution (so
-//! it does not notice when an ordering that keeps a load before a later store is dropped).
+//! it does not notice when an ordering that keeps a load before a later store is dropped). What it
+//! would overlook, and `explored` mends: see there.
 
+#[cfg(loom)]
+mod explored;
+
+#[cfg(all(test, loom))]
+pub(crate) use self::explored::check;
+#[cfg(loom)]
+pub(crate) use self::explored::{AtomicBool, AtomicPtr, AtomicU8, AtomicUsize};
 #[cfg(loom)]
 pub(crate) use ::loom::{
     hint,
     sync::{
         Mutex,
-        atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicUsize, Ordering, fence},
+        atomic::{Ordering, fence},
     },
     thread::yield_now,
 };

@@ -129,6 +129,7 @@ mod loom_models {
 
     use super::super::inbox::{Inbox, Link, Node, Push};
     use super::super::incoming::Incoming;
+    use super::super::loom::check;
     use super::Parker;
 
     /// Stands for the driver: a wait that sleeps until it is notified. A lost wake is a deadlock,
@@ -252,7 +253,7 @@ mod loom_models {
     /// One waker, one unit, one sleep: the smallest model of a lost wake.
     #[test]
     fn a_wake_is_never_lost() {
-        loom::model(|| {
+        check(3, || {
             let worker = Worker::new();
             let waker = {
                 let worker = worker.clone();
@@ -267,7 +268,7 @@ mod loom_models {
     /// The same for the locked queue, whose length is stored with Relaxed.
     #[test]
     fn a_placement_is_never_lost() {
-        loom::model(|| {
+        check(3, || {
             let worker = Worker::new();
             let spawner = {
                 let worker = worker.clone();
@@ -282,7 +283,7 @@ mod loom_models {
     /// Two wakers of one unit: only who found the inbox empty unparks, and that is enough.
     #[test]
     fn two_wakers_of_one_unit_are_both_seen() {
-        check(3, |worker| {
+        check_two(3, |worker| {
             let other = worker.clone();
             let wakers =
                 [thread::spawn(move || worker.wake(0)), thread::spawn(move || other.wake(0))];
@@ -293,7 +294,7 @@ mod loom_models {
     /// Two wakers of two units.
     #[test]
     fn two_wakers_of_two_units_are_both_seen() {
-        check(3, |worker| {
+        check_two(3, |worker| {
             let other = worker.clone();
             let wakers =
                 [thread::spawn(move || worker.wake(0)), thread::spawn(move || other.wake(1))];
@@ -304,7 +305,7 @@ mod loom_models {
     /// A waker and a spawner, who know nothing of each other.
     #[test]
     fn a_wake_and_a_placement_are_both_seen() {
-        check(3, |worker| {
+        check_two(3, |worker| {
             let other = worker.clone();
             let wakers =
                 [thread::spawn(move || worker.wake(0)), thread::spawn(move || other.place(7))];
@@ -315,7 +316,7 @@ mod loom_models {
     /// Of two who unpark one sleep, exactly one is told to notify.
     #[test]
     fn exactly_one_of_two_wakers_notifies_a_sleep() {
-        loom::model(|| {
+        check(3, || {
             let parker = Arc::new(Parker::new());
             parker.begin_park();
             let other = {
@@ -329,14 +330,12 @@ mod loom_models {
         });
     }
 
-    /// Runs a worker against two wakers, with at most `preemptions` switches per execution.
-    fn check<F>(preemptions: usize, start: F)
+    /// Runs a worker against two wakers, with at most `preemption_max` switches.
+    fn check_two<F>(preemption_max: usize, start: F)
     where
         F: Fn(Arc<Worker>) -> ([thread::JoinHandle<()>; 2], usize, usize) + Sync + Send + 'static,
     {
-        let mut model = loom::model::Builder::new();
-        model.preemption_bound = Some(preemptions);
-        model.check(move || {
+        check(preemption_max, move || {
             let worker = Worker::new();
             let (wakers, wakes, placed) = start(worker.clone());
             worker.work(wakes, placed);

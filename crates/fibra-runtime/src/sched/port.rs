@@ -24,8 +24,8 @@ use super::io_thread::IoThread;
 /// Where a worker's ops go.
 #[expect(clippy::large_enum_variant, reason = "one a worker, and the large one is the hot one")]
 pub(crate) enum Port {
-    /// The worker's own driver.
-    Own(Driver),
+    /// The worker's own driver, and how many ops are in flight in it.
+    Own { driver: Driver, in_flight: usize },
     /// The one I/O thread; the worker itself sleeps in `sleeper`.
     Dedicated { io: Arc<IoThread>, sleeper: Arc<Sleeper> },
 }
@@ -38,12 +38,13 @@ impl Port {
     pub unsafe fn submit(&mut self, op: RawOp, block: BlockPtr) -> Option<i32> {
         block.op_done.store(false, Ordering::Relaxed);
         match self {
-            Self::Own(driver) => {
+            Self::Own { driver, in_flight } => {
                 // SAFETY: forwarded.
                 match unsafe { driver.submit(op, block.0.as_ptr() as u64) } {
                     Submitted::Done(result) => Some(result),
                     Submitted::Pending(id) => {
                         block.op.set(Some(id));
+                        *in_flight += 1;
                         None
                     }
                 }
@@ -64,7 +65,7 @@ impl Port {
     /// Asks that the op of `block` end early. It still completes.
     pub fn cancel(&mut self, block: BlockPtr) {
         match self {
-            Self::Own(driver) => {
+            Self::Own { driver, .. } => {
                 if let Some(id) = block.op.get() {
                     driver.cancel(id);
                 }
@@ -73,10 +74,15 @@ impl Port {
         }
     }
 
+    /// Whether completions may come.
+    pub fn has_ops(&self) -> bool {
+        matches!(self, Self::Own { in_flight: 1.., .. })
+    }
+
     /// Submits what is queued and sleeps until the deadline, a completion or a kick.
     pub fn wait(&mut self, deadline: Deadline) -> io::Result<()> {
         match self {
-            Self::Own(driver) => driver.wait(deadline),
+            Self::Own { driver, .. } => driver.wait(deadline),
             Self::Dedicated { sleeper, .. } => {
                 sleeper.sleep(deadline);
                 Ok(())
@@ -87,7 +93,11 @@ impl Port {
     /// Takes one completion. In the dedicated topology they come through the inbox instead.
     pub fn reap(&mut self) -> Option<(BlockPtr, i32)> {
         match self {
-            Self::Own(driver) => driver.reap().map(fiber_of),
+            Self::Own { driver, in_flight } => {
+                let completion = driver.reap()?;
+                *in_flight -= 1;
+                Some(fiber_of(completion))
+            }
             Self::Dedicated { .. } => None,
         }
     }

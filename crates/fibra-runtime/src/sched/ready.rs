@@ -49,6 +49,13 @@ impl ReadyQueue {
         block
     }
 
+    /// The one that is `ahead` places behind the next.
+    #[inline]
+    pub fn peek(&self, ahead: usize) -> Option<BlockPtr> {
+        let mask = self.ring.len() - 1;
+        if ahead < self.len() { self.ring[self.head.wrapping_add(ahead) & mask] } else { None }
+    }
+
     #[cold]
     fn grow(&mut self) {
         let (len, mask) = (self.len(), self.ring.len() - 1);

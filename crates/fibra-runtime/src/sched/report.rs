@@ -158,9 +158,13 @@ pub(crate) fn install() -> io::Result<()> {
 
 /// Asks a worker what it is doing. `None` if it does not answer, or is not in a fiber.
 pub(crate) fn take(home: &Home) -> Option<Report> {
+    let thread = home.thread_id.load(Ordering::Acquire);
+    if thread == 0 {
+        return None;
+    }
     let _asking = ASKING.lock().unwrap_or_else(PoisonError::into_inner);
     STATE.store(ASKED + home.index as u32, Ordering::Release);
-    interrupt::send(home.thread_id.load(Ordering::Acquire));
+    interrupt::send(thread);
     for _ in 0..200 {
         if STATE.load(Ordering::Acquire) == READY {
             break;
@@ -203,8 +207,11 @@ fn fill() {
                 report.frame_count < FRAMES_MAX
             });
         }
-        worker.suspended(|block| {
-            if let (true, Some(line)) = (report.suspended_count < FIBERS_MAX, Line::of(block)) {
+        worker.shared.blocks.walk_from_signal(|block| {
+            if !worker.is_suspended_here(&block) {
+                return;
+            }
+            if let (true, Some(line)) = (report.suspended_count < FIBERS_MAX, Line::of(&block)) {
                 report.suspended[report.suspended_count] = line;
             }
             report.suspended_count += 1;

@@ -286,20 +286,18 @@ mod loom_models {
     use loom::sync::Arc;
     use loom::thread;
 
+    use super::super::loom::check;
     use super::*;
 
-    /// The owner pushes more words than fit and pops when it is full; a thief steals twice.
+    /// The owner pushes more words than fit and pops when it is full; a thief pops, then steals.
     #[test]
     fn owner_and_thief_take_every_word_once_around_the_ring() {
-        let mut model = loom::model::Builder::new();
-        model.preemption_bound = Some(3);
-        model.check(|| {
+        check(3, || {
             let queue = Arc::new(FreshQueue::<usize>::new());
             let thief = {
                 let queue = queue.clone();
                 thread::spawn(move || {
-                    let mut stolen = Vec::new();
-                    queue.steal_half(FRESH_LEN_MAX, |word| stolen.push(word));
+                    let mut stolen = Vec::from_iter(queue.pop());
                     queue.steal_half(FRESH_LEN_MAX, |word| stolen.push(word));
                     stolen
                 })
@@ -325,7 +323,7 @@ mod loom_models {
     /// What a unit was given before it was pushed is there for a thief.
     #[test]
     fn a_thief_sees_what_was_written_before_the_push() {
-        loom::model(|| {
+        check(3, || {
             let unit = Arc::new(loom::cell::UnsafeCell::new(0));
             let queue = Arc::new(FreshQueue::<usize>::new());
             let thief = {
@@ -348,7 +346,7 @@ mod loom_models {
     /// Two thieves and the owner meet on one word.
     #[test]
     fn one_word_goes_to_one_of_three_takers() {
-        loom::model(|| {
+        check(3, || {
             let queue = Arc::new(FreshQueue::<usize>::new());
             // SAFETY: only this thread pushes.
             unsafe { queue.push(1) }.expect("there is room");

@@ -286,10 +286,14 @@ impl Shared {
     pub fn detach(&self, worker: &Worker, report: bool) -> ! {
         {
             let mut ending = self.ending.lock().unwrap_or_else(PoisonError::into_inner);
-            worker.suspended(|block| {
-                if report && let Some(header) = block.header() {
+            self.blocks.walk(|block| {
+                if report
+                    && worker.is_suspended_here(&block)
+                    && let Some(header) = block.header()
+                {
                     ending.leaked.push(header.describe());
                 }
+                true
             });
             ending.live -= 1;
             ending.detached += 1;

@@ -118,11 +118,14 @@ unsafe fn block_thread(op: RawOp, timeout: Option<Instant>) -> Result<i32, Inter
         (None, None) => Deadline::Never,
     };
     // SAFETY: forwarded.
-    match unsafe { fibra_driver::run_blocking(op, deadline) } {
-        result if result == -fibra_driver::ETIMEDOUT && deadline != Deadline::Never => {
-            Err(if timeout.is_some() { Interrupt::Timeout } else { Interrupt::Deadline })
-        }
-        result => Ok(result),
+    let result = unsafe { fibra_driver::run_blocking(op, deadline) };
+    let over = |then: Option<Instant>| then.is_some_and(|then| Instant::now() >= then);
+    match result {
+        // The kernel says the same of a connection that it gave up: then no time is over.
+        other if other != -fibra_driver::ETIMEDOUT => Ok(other),
+        _ if over(timeout) => Err(Interrupt::Timeout),
+        _ if over(unwinding) => Err(Interrupt::Deadline),
+        timed_out => Ok(timed_out),
     }
 }
 

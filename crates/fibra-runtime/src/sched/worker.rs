@@ -155,7 +155,15 @@ impl Worker {
                 round.fresh = 0;
             }
             round.ready = round.ready.saturating_sub(1);
-            self.ready.with(ReadyQueue::pop)
+            self.ready.with(|ready| {
+                let block = ready.pop();
+                // Memory of many fibers is cold: ask for the next ones' while this one runs.
+                if let (Some(next), Some(second)) = (ready.peek(0), ready.peek(1)) {
+                    next.prefetch_stack();
+                    second.prefetch();
+                }
+                block
+            })
         })
     }
 
@@ -164,6 +172,7 @@ impl Worker {
     }
 
     /// Runs a fiber until it parks, yields or returns.
+    #[inline]
     fn resume(&self, block: BlockPtr) {
         let runs = self.runs.get().wrapping_add(1);
         self.runs.set(runs);
@@ -203,6 +212,10 @@ impl Worker {
         self.started.set(self.started.get() + 1);
         self.home.started_count.store(self.started.get(), Ordering::Relaxed);
         header.set_started(block);
+        if self.shared.phase() != Phase::Running {
+            // What has not started when the runtime closes never runs (D12).
+            header.cancelled.store(true, Ordering::SeqCst);
+        }
         let context = Context::with_stack(stack, move |yielder, ()| {
             block.yielder.set(yielder);
             if let Some(job) = block.take_job() {
@@ -290,20 +303,22 @@ impl Worker {
         block.status.set(Status::Parked);
         block.trim.set(Trim::Parked);
         self.untrimmed.set(true);
-        let here = 0_u8;
-        block.parked_sp.set(&raw const here as usize);
         self.suspend(block);
         block.notified.set(false);
     }
 
     /// Puts the running fiber behind all that are ready.
+    #[inline(always)]
     pub fn yield_now(&self, block: BlockPtr) {
         block.status.set(Status::Ready);
         self.ready.with(|ready| ready.push(block));
         self.suspend(block);
     }
 
+    #[inline(always)]
     fn suspend(&self, block: BlockPtr) {
+        let here = 0_u8;
+        block.parked_sp.set(&raw const here as usize);
         // SAFETY: set when the fiber started, points into its own live frame.
         unsafe { (*block.yielder.get()).suspend(()) };
         debug_assert!(current::worker().is_some_and(|worker| std::ptr::eq(worker, self)));
@@ -326,14 +341,17 @@ impl Worker {
         }
     }
 
-    /// Notes an op that waits to be submitted.
+    /// Notes an op, or a cancel, that waits to be submitted.
     pub fn op_queued(&self) {
         self.queued.set(self.queued.get() + 1);
     }
 
     /// What a worker looks at while it has work: driver, timers, inbox, shutdown.
     fn tick(&self) {
-        self.poll_io(Deadline::Now);
+        // Without an op in flight there is nothing to look for, and on epoll a look is a call.
+        if self.port.with(|port| port.has_ops()) {
+            self.poll_io(Deadline::Now);
+        }
         self.expire_timers();
         self.drain_inbox();
         self.follow_phase();
@@ -563,6 +581,7 @@ impl Worker {
     }
 
     /// Whether waits that lend nothing unwind instead of parking.
+    #[inline]
     pub fn is_unwinding(&self) -> bool {
         self.unwinding.get()
     }
@@ -604,16 +623,10 @@ impl Worker {
         woken > 0
     }
 
-    /// The fibers suspended on this worker, for reports. Only on its own thread.
-    pub fn suspended(&self, mut visit: impl FnMut(&Block)) {
-        self.shared.blocks.walk(|block| {
-            if block.home() == Some(self.home.index)
-                && matches!(block.status.get(), Status::Parked | Status::Ready)
-            {
-                visit(&block);
-            }
-            true
-        });
+    /// Whether a fiber is suspended on this worker. Only on its own thread.
+    pub fn is_suspended_here(&self, block: &Block) -> bool {
+        block.home() == Some(self.home.index)
+            && matches!(block.status.get(), Status::Parked | Status::Ready)
     }
 
     /// Puts a job into a free block.

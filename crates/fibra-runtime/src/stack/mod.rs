@@ -129,3 +129,16 @@ pub struct OwnerInfo {
     /// Where the fiber was spawned.
     pub site: Option<&'static Location<'static>>,
 }
+
+/// Asks the processor to fetch the cache line at `address`, which may be any.
+#[inline]
+pub fn prefetch(address: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch is a hint: it faults at no address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}

@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::out;
+use crate::failure::Failure;
 
 /// How long a drain may take before what is left is cut.
 pub const GRACE: Duration = Duration::from_secs(5);
@@ -45,6 +45,8 @@ pub trait Model: 'static {
     fn shutdown(stream: &Self::Stream, how: Shutdown) -> io::Result<()>;
     /// The two directions of a connection, for one reader and writer.
     fn duplex(stream: &Self::Stream) -> impl Read + Write + '_;
+    /// Prints a line on standard output, however long its reader takes.
+    fn say(text: &str) -> Result<(), Failure>;
 }
 
 /// What a server knows while it runs.
@@ -78,7 +80,7 @@ impl<M: Model> Server<M> {
     pub fn serve(self: &Arc<Self>, stream: M::Stream, peer: SocketAddr) {
         if self.verbose {
             // A reader of our output who has gone does not end the service.
-            let _ = out::line(&format!("New: {peer}"));
+            let _ = M::say(&format!("New: {peer}"));
         }
         let id = self.connection_count.fetch_add(1, Ordering::Relaxed);
         let stream = Arc::new(stream);

@@ -43,6 +43,10 @@ impl Model for Threads {
     fn duplex(stream: &TcpStream) -> impl Read + Write + '_ {
         stream
     }
+
+    fn say(text: &str) -> Result<(), Failure> {
+        out::line(text)
+    }
 }
 
 /// Serves until a signal ends it.

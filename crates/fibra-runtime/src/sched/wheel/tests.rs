@@ -184,9 +184,10 @@ fn a_clock_that_steps_back_neither_fires_early_nor_loses_a_timer() {
     wheel.expire(1 << 41, |_: u8| ());
     wheel.insert(1 << 40, 1);
     wheel.insert((1 << 41) + 5, 2);
-    wheel.expire((1 << 40) - 1, |_| panic!("early"));
     let mut fired = Vec::new();
     wheel.expire(1 << 40, |token| fired.push(token));
+    assert_eq!(fired, [1]);
+    wheel.expire(0, |_| panic!("early"));
     wheel.expire((1 << 41) + 5, |token| fired.push(token));
     assert_eq!(fired, [1, 2]);
 }
