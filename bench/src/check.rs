@@ -9,16 +9,22 @@ use crate::stats::Random;
 
 /// Around the servers' buffer length, and far above it.
 const SIZES: [usize; 7] = [1, 63, 64, 2047, 2048, 2049, 400_000];
+/// More than the sockets' buffers in both directions: the server's sends fall short.
+const FLOOD: usize = 16_000_000;
+/// How long the reader of a flood lets it rise.
+const LATE: Duration = Duration::from_millis(100);
 
-/// Echoes byte for byte in many sizes, answers a half-close with the rest and the end, serves many
+/// Echoes byte for byte in many sizes, also to a reader that is late, answers a half-close with the rest and the end, serves many
 /// at once, and outlives a client that sends, never reads and resets.
 pub fn echoes(port: u16) -> Result<()> {
     for size in SIZES {
-        echo_to_the_end(port, size)?;
+        echo_to_the_end(port, size, Duration::ZERO)?;
     }
+    echo_to_the_end(port, FLOOD, LATE)?;
     vanish(port)?;
-    let clients: Vec<_> =
-        (0..50).map(|i| thread::spawn(move || echo_to_the_end(port, 1000 + i))).collect();
+    let clients: Vec<_> = (0..50)
+        .map(|i| thread::spawn(move || echo_to_the_end(port, 1000 + i, Duration::ZERO)))
+        .collect();
     for client in clients {
         client.join().map_err(|_| Error::other("a client panicked"))??;
     }
@@ -37,7 +43,7 @@ fn random_bytes(len: usize) -> Vec<u8> {
     (0..len).map(|_| random.next() as u8).collect()
 }
 
-fn echo_to_the_end(port: u16, len: usize) -> Result<()> {
+fn echo_to_the_end(port: u16, len: usize, late: Duration) -> Result<()> {
     let mut stream = connect(port)?;
     let sent = random_bytes(len);
     let writer = {
@@ -47,6 +53,7 @@ fn echo_to_the_end(port: u16, len: usize) -> Result<()> {
             stream.shutdown(Shutdown::Write)
         })
     };
+    thread::sleep(late);
     let mut received = Vec::with_capacity(len);
     stream.read_to_end(&mut received)?;
     writer.join().map_err(|_| Error::other("the writer panicked"))??;

@@ -113,6 +113,22 @@ impl RunningServer {
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
+
+    /// The process this one started, if it started one: the server, when this is its tracer.
+    pub fn pid_of_child(&self) -> Option<u32> {
+        let pid = self.pid();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+        children.split_whitespace().next()?.parse().ok()
+    }
+
+    /// Ends the process `pid` and waits until this one has ended of itself.
+    pub fn end_after(mut self, pid: u32) -> io::Result<()> {
+        // SAFETY: takes numbers only; the process is our descendant and was not reaped yet.
+        if unsafe { libc::kill(pid as i32, libc::SIGTERM) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        self.child.wait().map(drop)
+    }
 }
 
 impl Drop for RunningServer {

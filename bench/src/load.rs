@@ -46,6 +46,7 @@ pub fn run(options: &Options) -> Result<()> {
     let mut load = Load::connect(options.port, options.connections)?;
     let mut latencies = Histogram::new_with_bounds(1, 60_000_000_000, 3).map_err(Error::other)?;
     load.phase(Duration::from_millis(options.warm_up_ms), &mut latencies)?;
+    let warm_up_requests = latencies.len();
     latencies.reset();
 
     let counter = if options.count_syscalls { SyscallCounter::of(options.pid) } else { None };
@@ -63,6 +64,7 @@ pub fn run(options: &Options) -> Result<()> {
 
     let requests = latencies.len() as f64;
     println!("requests {requests}");
+    println!("warm_up_requests {warm_up_requests}");
     println!("per_second {}", requests / seconds);
     println!("cpu_us {}", usage.cpu_ns as f64 / 1e3 / requests);
     println!("switches {}", usage.context_switches as f64 / requests);

@@ -252,7 +252,7 @@ pub fn work(number: usize) -> usize {
 pub struct Parking {
     pub units: usize,
     pub deep: bool,
-    /// Report once more after three seconds parked, when cold pages may have been given back.
+    /// Report once more after [`Parking::LATER`], when cold pages may have been given back.
     pub later: bool,
 }
 
@@ -262,7 +262,7 @@ impl Parking {
     /// Spawned units between two reports.
     pub const STEP: usize = 1000;
     /// How long the last report waits.
-    pub const LATER: Duration = Duration::from_secs(3);
+    pub const LATER: Duration = Duration::from_secs(2);
 
     /// What each unit runs before it parks.
     pub fn settle(self) {

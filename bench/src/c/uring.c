@@ -80,6 +80,7 @@ static uint8_t fast_flags = IOSQE_FIXED_FILE | IOSQE_CQE_SKIP_SUCCESS;
 
 static uint16_t *sent_now, *sent_before; /* buffers of the fast sends of this turn and the last */
 static unsigned sent_now_len, sent_before_len;
+static uint32_t sent_len[BUF_COUNT]; /* for a send that falls short: it tells only what it took */
 static uint32_t *work; /* connections with a backlog to send or a close to do */
 static unsigned work_len;
 
@@ -186,7 +187,7 @@ static void append_backlog(uint32_t slot, const char *data, uint32_t len)
         uint32_t cap = (c->backlog_len + len) * 2;
         char *bigger = malloc(cap);
         if (!bigger) die("malloc");
-        memcpy(bigger, c->backlog, c->backlog_len);
+        if (c->backlog_len) memcpy(bigger, c->backlog, c->backlog_len);
         if (!c->sending) free(c->backlog);
         c->backlog = bigger; /* with a send in flight the old block is leaked: rare, and safe */
         c->backlog_cap = cap;
@@ -220,8 +221,7 @@ static void on_recv(uint32_t slot, struct io_uring_cqe *cqe)
         } else {
             c->fast_turn = turn;
             queue_send(FAST, slot, bid, buf_at(bid), cqe->res);
-            /* Remembered for a send that falls short: its completion has the bid, not the length. */
-            ((uint32_t *)(buf_at(bid) + BUF_LEN))[0] = cqe->res;
+            sent_len[bid] = cqe->res;
             sent_now[sent_now_len++] = bid;
         }
     }
@@ -236,7 +236,7 @@ static void on_recv(uint32_t slot, struct io_uring_cqe *cqe)
 
 static void on_fast(uint32_t slot, uint16_t bid, int res)
 {
-    uint32_t len = ((uint32_t *)(buf_at(bid) + BUF_LEN))[0];
+    uint32_t len = sent_len[bid];
     if (res == (int)len) return;
     if (res >= 0 || res == -EAGAIN) {
         uint32_t done = res > 0 ? res : 0;
