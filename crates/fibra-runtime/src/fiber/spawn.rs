@@ -150,6 +150,7 @@ impl Drop for CloseOnDrop {
 /// # Safety
 /// What the closure borrows outlives the job's `run` or `cancel`, and what the result borrows
 /// outlives the handle.
+#[expect(clippy::type_complexity, reason = "one packet, twice; a name would hide it")]
 pub(crate) unsafe fn erase<'a, F, T>(
     (outcome, job): (JobRef<Packet<F, T>>, JobRef<Packet<F, T>>),
 ) -> (JobRef<dyn Outcome<T> + 'a>, JobRef<dyn Job>)
