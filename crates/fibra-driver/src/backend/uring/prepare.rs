@@ -6,7 +6,7 @@
 use io_uring::opcode;
 use io_uring::squeue::Entry;
 
-use crate::op::{RawOp, Target};
+use crate::op::{Message, RawOp, Target};
 use crate::sys;
 
 /// Which op a slot stands for: what its result means, and its name in messages.
@@ -142,21 +142,15 @@ pub(super) unsafe fn prepare(op: RawOp) -> Result<Parts, i32> {
         RawOp::RecvVectored { on, message } => Parts {
             verb: Verb::RecvVectored,
             opcode: opcode::RecvMsg::CODE,
-            fd: fd(on),
             // SAFETY: valid until the completion, by the caller's promise.
-            address: unsafe { sys::prepare(message) } as u64,
-            len: 1,
-            ..nothing
+            ..unsafe { vectored(on, message) }
         },
         RawOp::SendVectored { on, message } => Parts {
             verb: Verb::SendVectored,
             opcode: opcode::SendMsg::CODE,
-            fd: fd(on),
-            // SAFETY: valid until the completion, by the caller's promise.
-            address: unsafe { sys::prepare(message) } as u64,
-            len: 1,
             op_flags: libc::MSG_NOSIGNAL as u32,
-            ..nothing
+            // SAFETY: valid until the completion, by the caller's promise.
+            ..unsafe { vectored(on, message) }
         },
         RawOp::Ready { on, interest } => Parts {
             verb: Verb::Ready,
@@ -171,6 +165,15 @@ pub(super) unsafe fn prepare(op: RawOp) -> Result<Parts, i32> {
             Parts { verb: Verb::Close, opcode: opcode::Close::CODE, fd, ..nothing }
         }
     })
+}
+
+/// # Safety
+/// `message` is valid until the completion.
+#[inline]
+unsafe fn vectored(on: Target, message: *mut Message) -> Parts {
+    // SAFETY: by the caller's promise.
+    let header = unsafe { sys::prepare(message) };
+    Parts { fd: fd(on), address: header as u64, len: 1, ..Parts::NOTHING }
 }
 
 /// The bits of `poll(2)` in the kernel's 32-bit field, whose halves are swapped on big-endian.
