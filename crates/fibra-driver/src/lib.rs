@@ -19,6 +19,7 @@
 //! The runtime above waits with [`Driver::submit`], which borrows memory. Whoever uses this crate
 //! alone takes the safe, owning face in [`owned`].
 
+mod attempt;
 mod backend;
 mod blocking;
 mod clock;
@@ -36,6 +37,7 @@ mod socket;
 mod stash;
 mod sys;
 
+pub use attempt::attempt;
 pub use blocking::{run_blocking, run_blocking_until};
 pub use clock::{Deadline, Instant};
 pub use config::{BackendKind, Choice, Config};
@@ -47,4 +49,4 @@ pub use notifier::Notifier;
 pub use op::{Completion, Message, OpId, RawOp, Shutdown, Submitted, Target};
 pub use socket::{Canceller, Direction, OpHandle, Side, Socket};
 pub use stash::{Stash, Stashed};
-pub use sys::{DESCRIPTOR_TOO_HIGH, RawFd};
+pub use sys::{DESCRIPTOR_TOO_HIGH, ECANCELED, ETIMEDOUT, RawFd};

@@ -28,6 +28,7 @@ pub(crate) struct Epoll {
 }
 
 impl Epoll {
+    #[allow(clippy::default_constructed_unit_structs, reason = "empty on Unix only")]
     pub fn new() -> io::Result<Self> {
         let poll = mio::Poll::new()?;
         let waker = Arc::new(mio::Waker::new(poll.registry(), mio::Token(0))?);

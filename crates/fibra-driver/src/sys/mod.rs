@@ -12,19 +12,14 @@ mod unix;
 #[cfg(unix)]
 pub(crate) use unix::*;
 #[cfg(unix)]
-pub use unix::{DESCRIPTOR_TOO_HIGH, RawFd};
-
-#[cfg(target_os = "linux")]
-mod linux;
-#[cfg(target_os = "linux")]
-pub(crate) use linux::*;
+pub use unix::{DESCRIPTOR_TOO_HIGH, ECANCELED, ETIMEDOUT, RawFd};
 
 #[cfg(windows)]
 mod windows;
 #[cfg(windows)]
 pub(crate) use windows::*;
 #[cfg(windows)]
-pub use windows::{DESCRIPTOR_TOO_HIGH, RawFd};
+pub use windows::{DESCRIPTOR_TOO_HIGH, ECANCELED, ETIMEDOUT, RawFd};
 
 #[cfg(target_os = "linux")]
 mod epoll;
@@ -40,3 +35,8 @@ pub(crate) use kqueue_iocp::Events;
 mod wait;
 #[cfg(unix)]
 pub(crate) use wait::*;
+
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(target_os = "linux")]
+pub(crate) use linux::*;

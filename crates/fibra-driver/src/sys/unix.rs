@@ -21,6 +21,11 @@ impl MessageHeader {
     pub const EMPTY: Self = Self(unsafe { mem::zeroed() });
 }
 
+/// The error number of an op that was cancelled before it had an effect.
+pub const ECANCELED: i32 = libc::ECANCELED;
+/// The error number of a blocking op whose deadline has passed.
+pub const ETIMEDOUT: i32 = libc::ETIMEDOUT;
+
 /// The answer "not now" of the non-blocking calls below.
 pub(crate) const WOULD_BLOCK: i32 = -libc::EAGAIN;
 /// The result of an op that was cancelled before it had an effect.

@@ -43,7 +43,7 @@ impl Uring {
                 let everything = types::CancelBuilder::any().all();
                 let entry = opcode::AsyncCancel2::new(everything).build();
                 // SAFETY: the entry points to no memory.
-                unsafe { self.push(entry.user_data(CANCELLED_ALL)) };
+                unsafe { self.push(&entry.user_data(CANCELLED_ALL)) };
             }
             let left = deadline.remaining().unwrap_or_default();
             if left.is_zero() || self.ring.enter(1, Some(left.min(CANCEL_AGAIN))).is_err() {

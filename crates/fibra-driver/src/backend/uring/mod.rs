@@ -26,6 +26,8 @@ mod notify;
 mod prepare;
 mod reap;
 mod ring;
+#[cfg(test)]
+mod tests;
 mod trial;
 
 use std::collections::VecDeque;
@@ -105,20 +107,23 @@ impl Uring {
     /// # Safety
     /// As for [`Ring::push`].
     #[inline]
-    unsafe fn push(&mut self, entry: Entry) {
+    unsafe fn push(&mut self, entry: &Entry) {
         // SAFETY: forwarded; the caller keeps the promise.
-        if !self.backlog.is_empty() || !unsafe { self.ring.push(&entry) } {
+        if !self.backlog.is_empty() || !unsafe { self.ring.push(entry) } {
             self.push_slow(entry);
         }
     }
 
     /// The queue is full, or the backlog comes first.
     #[cold]
-    fn push_slow(&mut self, entry: Entry) {
-        self.backlog.push_back(entry);
-        // An error shows again in the next wait; the entry waits in the backlog (rule 2).
-        let _ = self.ring.enter(0, None);
+    fn push_slow(&mut self, entry: &Entry) {
+        self.backlog.push_back(entry.clone());
         self.push_backlog();
+        if !self.backlog.is_empty() {
+            // An error shows again in the next wait; the entry waits in the backlog (rule 2).
+            let _ = self.ring.enter(0, None);
+            self.push_backlog();
+        }
     }
 
     /// Moves entries from the backlog to the queue as far as there is room.
@@ -140,7 +145,7 @@ impl Uring {
         }
         if let Some(entry) = self.kick.arm(NOTIFIED) {
             // SAFETY: the entry writes to memory that `kick` owns and leaks if need be.
-            unsafe { self.push(entry) };
+            unsafe { self.push(&entry) };
         }
         if !self.backlog.is_empty() {
             self.push_backlog();
@@ -153,7 +158,7 @@ impl Uring {
             let number = id.as_u64();
             let entry = opcode::AsyncCancel::new(number).build().user_data(number | CANCEL);
             // SAFETY: the entry points to no memory.
-            unsafe { self.push(entry) };
+            unsafe { self.push(&entry) };
         }
     }
 
@@ -184,19 +189,21 @@ impl Contract for Uring {
     #[inline]
     unsafe fn submit(&mut self, op: RawOp, data: u64) -> Submitted {
         // SAFETY: forwarded; the caller keeps the promises of `Driver::submit`.
-        let (entry, verb) = match unsafe { prepare::prepare(op) } {
-            Ok(prepared) => prepared,
+        let mut entry = match unsafe { prepare::prepare(op) } {
+            Ok(entry) => entry,
             Err(result) => {
                 self.metrics.submitted_count += 1;
                 return Submitted::Done(result);
             }
         };
-        let Some(id) = self.slots.insert(data, InFlight { verb, cancel_retries: 0 }) else {
+        let in_flight = InFlight { verb: Verb::of(op), cancel_retries: 0 };
+        let Some(id) = self.slots.insert(data, in_flight) else {
             return Submitted::Done(sys::NO_BUFFERS);
         };
         self.metrics.submitted_count += 1;
+        entry.set_user_data(id.as_u64());
         // SAFETY: the caller keeps everything in place until the completion with this number.
-        unsafe { self.push(entry.user_data(id.as_u64())) };
+        unsafe { self.push(&entry) };
         Submitted::Pending(id)
     }
 

@@ -44,56 +44,64 @@ pub(super) const OPCODES: [(u8, &str); 11] = [
     (opcode::Read::CODE, "READ"),
 ];
 
+impl Verb {
+    #[inline]
+    pub fn of(op: RawOp) -> Self {
+        match op {
+            RawOp::Nop | RawOp::Shutdown { .. } => Self::Nop,
+            RawOp::Accept { .. } => Self::Accept,
+            RawOp::Connect { .. } => Self::Connect,
+            RawOp::Recv { .. } => Self::Recv,
+            RawOp::Send { .. } => Self::Send,
+            RawOp::RecvVectored { .. } => Self::RecvVectored,
+            RawOp::SendVectored { .. } => Self::SendVectored,
+            RawOp::Ready { .. } => Self::Ready,
+            RawOp::Close { .. } => Self::Close,
+        }
+    }
+}
+
 /// The entry for an op, or the result of one that is done here and now.
 ///
 /// # Safety
 /// As for [`Driver::submit`](crate::Driver::submit).
 #[inline]
-pub(super) unsafe fn prepare(op: RawOp) -> Result<(Entry, Verb), i32> {
+pub(super) unsafe fn prepare(op: RawOp) -> Result<Entry, i32> {
     Ok(match op {
-        RawOp::Nop => (opcode::Nop::new().build(), Verb::Nop),
-        RawOp::Accept { on } => {
-            let entry = opcode::Accept::new(fd(on), ptr::null_mut(), ptr::null_mut())
-                .flags(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK);
-            (entry.build(), Verb::Accept)
-        }
+        RawOp::Nop => opcode::Nop::new().build(),
+        RawOp::Accept { on } => opcode::Accept::new(fd(on), ptr::null_mut(), ptr::null_mut())
+            .flags(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK)
+            .build(),
         RawOp::Connect { on, address } => {
             // SAFETY: valid until the completion, by the caller's promise.
             let address = unsafe { &*address };
-            let entry = opcode::Connect::new(fd(on), address.as_ptr().cast(), address.len());
-            (entry.build(), Verb::Connect)
+            opcode::Connect::new(fd(on), address.as_ptr().cast(), address.len()).build()
         }
         RawOp::Recv { on, buf, len, peek } => {
-            let entry = opcode::Recv::new(fd(on), buf, len.min(MAX_COUNT) as u32).flags(if peek {
-                libc::MSG_PEEK
-            } else {
-                0
-            });
-            (entry.build(), Verb::Recv)
+            let flags = if peek { libc::MSG_PEEK } else { 0 };
+            opcode::Recv::new(fd(on), buf, len.min(MAX_COUNT) as u32).flags(flags).build()
         }
         RawOp::Send { on, buf, len } => {
-            let entry =
-                opcode::Send::new(fd(on), buf, len.min(MAX_COUNT) as u32).flags(libc::MSG_NOSIGNAL);
-            (entry.build(), Verb::Send)
+            let len = len.min(MAX_COUNT) as u32;
+            opcode::Send::new(fd(on), buf, len).flags(libc::MSG_NOSIGNAL).build()
         }
         RawOp::RecvVectored { on, message } => {
             // SAFETY: valid until the completion, by the caller's promise.
             let header = unsafe { sys::prepare(message) };
-            (opcode::RecvMsg::new(fd(on), header).build(), Verb::RecvVectored)
+            opcode::RecvMsg::new(fd(on), header).build()
         }
         RawOp::SendVectored { on, message } => {
             // SAFETY: valid until the completion, by the caller's promise.
             let header = unsafe { sys::prepare(message) };
-            let entry = opcode::SendMsg::new(fd(on), header).flags(libc::MSG_NOSIGNAL as u32);
-            (entry.build(), Verb::SendVectored)
+            opcode::SendMsg::new(fd(on), header).flags(libc::MSG_NOSIGNAL as u32).build()
         }
         RawOp::Ready { on, interest } => {
             let events = sys::poll_events(interest) as u16;
-            (opcode::PollAdd::new(fd(on), u32::from(events)).build(), Verb::Ready)
+            opcode::PollAdd::new(fd(on), u32::from(events)).build()
         }
         // It never blocks, and the kernel's own SHUTDOWN op always goes to a thread of its pool.
         RawOp::Shutdown { on, how } => return Err(sys::shutdown(fd(on).0, how)),
-        RawOp::Close { fd } => (opcode::Close::new(types::Fd(fd)).build(), Verb::Close),
+        RawOp::Close { fd } => opcode::Close::new(types::Fd(fd)).build(),
     })
 }
 

@@ -46,23 +46,40 @@ impl Ring {
         let (mut entries, mut completion_entries) = (entries.max(1), completion_entries.max(1));
         entries = entries.min(completion_entries);
         let mut has_sqarray = false;
-        let queues = loop {
-            match build(entries, completion_entries, has_sqarray) {
-                Ok(queues) => break queues,
+        loop {
+            let error = match Self::build(entries, completion_entries, has_sqarray) {
+                Ok(ring) => return Ok(ring),
+                Err(error) => error,
+            };
+            match error.raw_os_error() {
                 // Before 6.6 the index array cannot be left out.
-                Err(error) if error.raw_os_error() == Some(libc::EINVAL) && !has_sqarray => {
-                    has_sqarray = true;
-                }
+                Some(libc::EINVAL) if !has_sqarray => has_sqarray = true,
                 // The memory of rings closed just now is given back in the background.
-                Err(error)
-                    if error.raw_os_error() == Some(libc::ENOMEM) && entries > ENTRIES_MIN =>
-                {
+                Some(libc::ENOMEM) if entries > ENTRIES_MIN => {
                     entries /= 2;
                     completion_entries = (completion_entries / 2).max(entries);
                 }
-                Err(error) => return Err(error),
+                _ => return Err(error),
             }
-        };
+        }
+    }
+
+    /// One attempt at [`new`](Self::new).
+    pub fn build(entries: u32, completion_entries: u32, has_sqarray: bool) -> io::Result<Self> {
+        let mut builder = IoUring::builder();
+        builder
+            .setup_r_disabled()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_taskrun_flag()
+            .setup_submit_all()
+            .setup_clamp()
+            .setup_cqsize(completion_entries)
+            .dontfork();
+        if !has_sqarray {
+            builder.setup_no_sqarray();
+        }
+        let queues: IoUring = builder.build(entries)?;
         let mut wait_flags = EnterFlags::GETEVENTS;
         if queues.params().is_feature_no_iowait() {
             // A thread that waits for a socket is idle, not "waiting for the disk".
@@ -221,23 +238,6 @@ impl Drop for Ring {
             let _ = sys::uring_unregister_number(self.raw_fd(), index);
         }
     }
-}
-
-fn build(entries: u32, completion_entries: u32, has_sqarray: bool) -> io::Result<IoUring> {
-    let mut builder = IoUring::builder();
-    builder
-        .setup_r_disabled()
-        .setup_single_issuer()
-        .setup_defer_taskrun()
-        .setup_taskrun_flag()
-        .setup_submit_all()
-        .setup_clamp()
-        .setup_cqsize(completion_entries)
-        .dontfork();
-    if !has_sqarray {
-        builder.setup_no_sqarray();
-    }
-    builder.build(entries)
 }
 
 /// A number that no other thread of this process has or will have; unlike the kernel's, it is never

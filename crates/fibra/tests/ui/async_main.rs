@@ -1,0 +1,4 @@
+//! A fiber waits by calling; there is nothing to await.
+
+#[fibra::main]
+async fn main() {}

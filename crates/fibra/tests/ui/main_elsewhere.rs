@@ -1,0 +1,6 @@
+//! The attribute is for `main` only.
+
+#[fibra::main]
+fn serve() {}
+
+fn main() {}

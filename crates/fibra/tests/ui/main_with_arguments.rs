@@ -1,0 +1,6 @@
+//! `main` has no arguments.
+
+#[fibra::main]
+fn main(words: Vec<String>) {
+    drop(words);
+}
