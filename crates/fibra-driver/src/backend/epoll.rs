@@ -38,7 +38,7 @@ impl Epoll {
         Ok(Self {
             poll,
             events: sys::Events::new(EVENTS_MAX),
-            sources: sys::Sources::default(),
+            sources: sys::Sources::new(),
             notifier,
         })
     }
