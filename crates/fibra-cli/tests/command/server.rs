@@ -2,11 +2,11 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -139,21 +139,47 @@ impl Server {
         kill_process(self.pid(), signal).expect("the server runs");
     }
 
-    /// Its threads: the number and the name of each.
+    /// Its threads: the number and the name of each, once each has one of its own.
     pub fn threads(&self) -> Vec<(u32, String)> {
+        let begun = Instant::now();
+        loop {
+            let threads = self.threads_now();
+            let unnamed = threads.iter().filter(|(_, name)| name == "fibra").count();
+            // A new thread has its maker's name until it runs.
+            if unnamed <= 1 || begun.elapsed() > PATIENCE / 10 {
+                return threads;
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    fn threads_now(&self) -> Vec<(u32, String)> {
         let tasks = self.tasks();
         let name = |task: &PathBuf| fs::read_to_string(task.join("comm")).unwrap_or_default();
         let number = |task: &PathBuf| task.file_name()?.to_str()?.parse().ok();
         tasks.iter().filter_map(|at| Some((number(at)?, name(at).trim().to_owned()))).collect()
     }
 
-    /// Whether all its threads wait for something; one that only waits for a core does not.
-    pub fn sleeps(&self) -> bool {
-        self.tasks().iter().all(|task| {
-            let stat = fs::read_to_string(task.join("stat")).unwrap_or_default();
-            // The state follows the name, which is in parentheses and may hold anything.
-            stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('S'))
-        })
+    /// Whether the server waits to write to this client, which never reads, and will for ever: it
+    /// does nothing, has left bytes unread, and its kernel has been told to send no more.
+    pub fn is_stuck(&self, client: &TcpStream) -> bool {
+        let before = self.asleep();
+        let client = client.local_addr().expect("a socket");
+        let shut_out = Connection::find(self.address, client)
+            .is_some_and(|connection| connection.unread > 0 && connection.is_shut_out);
+        // Who slept before and after, without a switch in between, slept all the time.
+        before.is_some() && shut_out && before == self.asleep()
+    }
+
+    /// How often each thread has given up its core, if all of them wait for something.
+    fn asleep(&self) -> Option<Vec<String>> {
+        let switches = |task: &PathBuf| {
+            let status = fs::read_to_string(task.join("status")).unwrap_or_default();
+            let field = |name| status.lines().find_map(|line: &str| line.strip_prefix(name));
+            let waits = field("State:")?.trim_start().starts_with('S');
+            waits.then(|| field("voluntary_ctxt_switches:").map(str::to_owned))?
+        };
+        self.tasks().iter().map(switches).collect()
     }
 
     fn tasks(&self) -> Vec<PathBuf> {
@@ -212,6 +238,32 @@ fn end(child: &mut Child, mut stdout: BufReader<ChildStdout>) -> Ended {
     }
     ended.status = child.wait().expect("a child of ours");
     ended
+}
+
+/// A server's end of a connection, as its kernel sees it.
+struct Connection {
+    /// Bytes the server has not read.
+    unread: u64,
+    /// There are bytes to send, all before them have arrived, and the other side has no room.
+    is_shut_out: bool,
+}
+
+impl Connection {
+    fn find(server: SocketAddr, client: SocketAddr) -> Option<Self> {
+        let table = fs::read_to_string("/proc/net/tcp").expect("Linux has it");
+        table.lines().find_map(|line| {
+            // Number, address here, address there, state, bytes to send and unread, timer and when.
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let port =
+                |field: usize| u16::from_str_radix(fields[field].rsplit(':').next()?, 16).ok();
+            if (port(1)?, port(2)?) != (server.port(), client.port()) {
+                return None;
+            }
+            let unread = u64::from_str_radix(fields[4].split_once(':')?.1, 16).ok()?;
+            // Timer 4 asks for room again and again; that of bytes on their way is another.
+            Some(Self { unread, is_shut_out: fields[5].starts_with("04:") })
+        })
+    }
 }
 
 /// Something to read that is at its end.

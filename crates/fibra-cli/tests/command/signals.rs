@@ -3,7 +3,6 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
 
 use crate::load::{Load, block, served};
@@ -56,16 +55,11 @@ fn stubborn(server: &Server) -> TcpStream {
         match stream.write(block()) {
             Ok(_) => {}
             Err(error) if error.kind() != ErrorKind::WouldBlock => panic!("{error}"),
-            // Between two looks at it the server may have made room; if it sleeps it has not.
-            Err(_) if server.sleeps() && !is_writable(&stream) => return stream,
+            // Full for the moment; for good only if the server has stopped reading.
+            Err(_) if server.is_stuck(&stream) => return stream,
             Err(_) => std::thread::yield_now(),
         }
     }
-}
-
-fn is_writable(stream: &TcpStream) -> bool {
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    poll(&mut [PollFd::new(stream, PollFlags::OUT)], Some(&now)).expect("poll works") > 0
 }
 
 #[test]
