@@ -396,7 +396,9 @@ impl Worker {
         self.trim_from.set(next);
         self.seen_parked.set(self.seen_parked.get() | seen);
         if next == 0 {
-            // A whole round is done: the next one in a second, if it has something to do.
+            // A whole round is done: the next one in a second, if it has something to do. Free stacks
+            // keep only their top pages.
+            self.stacks.with(|stacks| stacks.release_cold());
             self.untrimmed.set(self.seen_parked.replace(false));
             self.next_trim.set(now + TRIM_EVERY);
         }
