@@ -147,6 +147,8 @@ enum End {
     AbandonedAndDropped,
     /// The driver is dropped.
     Dropped,
+    /// The driver is dropped by another thread, which may not drain it.
+    DroppedElsewhere,
     /// The sockets are dropped, and the driver goes on.
     Closed,
     /// The sockets are dropped, and the driver at once.
@@ -192,8 +194,12 @@ fn round(backend: BackendKind, end: End, seen: bool) {
             }
             peers.extend(pairs.iter().map(|(_, there)| there.try_clone().unwrap()));
         }
-        End::Dropped => {
-            drop(driver);
+        End::Dropped | End::DroppedElsewhere => {
+            if matches!(end, End::Dropped) {
+                drop(driver);
+            } else {
+                std::thread::scope(|scope| scope.spawn(|| drop(driver)).join().unwrap());
+            }
             peers.extend(pairs.iter().map(|(_, there)| there.try_clone().unwrap()));
         }
         End::Closed | End::ClosedAndDropped => {
@@ -225,6 +231,7 @@ fn nothing_is_written_to_the_memory_of_ops_that_are_gone() {
         End::Abandoned,
         End::AbandonedAndDropped,
         End::Dropped,
+        End::DroppedElsewhere,
         End::Closed,
         End::ClosedAndDropped,
         End::Cancelled,
