@@ -4,7 +4,7 @@ use std::io;
 
 use crate::clock::Deadline;
 use crate::config::{BackendKind, Config};
-use crate::driver::{Contract, Metrics};
+use crate::contract::{Contract, Metrics};
 use crate::notifier::Notifier;
 use crate::op::{Completion, OpId, RawOp, Submitted};
 use crate::probe;

@@ -36,7 +36,7 @@ use crate::backend::ready::table::{
 };
 use crate::clock::Deadline;
 use crate::config::Config;
-use crate::driver::{Contract, Metrics};
+use crate::contract::{Contract, Metrics};
 use crate::interest::{Interest, Readiness};
 use crate::notifier::Notifier;
 use crate::op::{Completion, OpId, RawOp, Submitted};

@@ -59,7 +59,8 @@ use std::ops::Range;
 use std::time::Duration;
 
 use crate::clock::{Deadline, Instant};
-use crate::driver::{Contract, Driver};
+use crate::contract::Contract;
+use crate::driver::Driver;
 use crate::gate::Ticket;
 use crate::interest::{Interest, Readiness};
 use crate::op::{Completion, Shutdown, Submitted};

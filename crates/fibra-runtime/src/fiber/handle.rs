@@ -36,12 +36,8 @@ impl<T> JoinHandle<T> {
     /// The payload of its panic; [`Cancelled`](crate::Cancelled) if it was cancelled before it
     /// started.
     pub fn join(self) -> Result<T> {
-        wait_done(self.packet.header());
-        // SAFETY: done is complete, and `join` consumes the only handle.
-        match unsafe { self.packet.take() } {
-            Some(result) => result,
-            None => unreachable!("a packet holds its result until the handle takes it"),
-        }
+        // SAFETY: this consumes the only handle.
+        unsafe { join(&*self.packet) }
     }
 
     /// Whether the fiber has ended, so that [`join`](Self::join) returns at once.
@@ -80,9 +76,17 @@ impl<T> fmt::Debug for JoinHandle<T> {
     }
 }
 
-/// Waits until a job is done, whatever happens meanwhile.
-pub(crate) fn wait_done(header: &Header) {
-    wait_done_or(header, || false);
+/// Waits until a job is done and takes its result.
+///
+/// # Safety
+/// Called once for a packet, by its one handle.
+pub(crate) unsafe fn join<T>(packet: &(dyn Outcome<T> + '_)) -> Result<T> {
+    wait_done_or(packet.header(), || false);
+    // SAFETY: done is complete; the rest is the caller's promise.
+    match unsafe { packet.take() } {
+        Some(result) => result,
+        None => unreachable!("a packet holds its result until the handle takes it"),
+    }
 }
 
 /// Waits until a job is done, or `enough` says so when the waiter is woken.

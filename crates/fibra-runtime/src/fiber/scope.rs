@@ -19,7 +19,7 @@ use std::panic::{AssertUnwindSafe, Location, catch_unwind, panic_any, resume_unw
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::handle::wait_done;
+use super::handle::join;
 use super::local::inherited_deadline;
 use super::packet::{Outcome, Packet, Result};
 use super::spawn::{Plan, end_refused, erase};
@@ -228,12 +228,8 @@ impl<T> ScopedJoinHandle<'_, T> {
     /// # Errors
     /// As [`JoinHandle::join`](crate::JoinHandle::join).
     pub fn join(self) -> Result<T> {
-        wait_done(self.packet.header());
-        // SAFETY: done is complete, and `join` consumes the only handle.
-        match unsafe { self.packet.take() } {
-            Some(result) => result,
-            None => unreachable!("a packet holds its result until the handle takes it"),
-        }
+        // SAFETY: this consumes the only handle.
+        unsafe { join(&*self.packet) }
     }
 
     /// Whether the child has ended.

@@ -40,7 +40,7 @@ use io_uring::squeue::Entry;
 
 use crate::clock::Deadline;
 use crate::config::Config;
-use crate::driver::{Contract, Metrics};
+use crate::contract::{Contract, Metrics};
 use crate::notifier::Notifier;
 use crate::op::{Completion, OpId, RawOp, Submitted};
 use crate::slots::Slots;
