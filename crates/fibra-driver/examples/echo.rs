@@ -9,11 +9,14 @@
 
 use std::collections::HashMap;
 use std::error::Error;
+use std::time::Duration;
 
 use fibra_driver::owned::{Finished, Outcome};
-use fibra_driver::{Choice, Config, Deadline, Driver, Socket};
+use fibra_driver::{Choice, Config, Deadline, Driver, Instant, Socket};
 
 const BUFFER_BYTES: usize = 16 * 1024;
+/// How long to wait when no connection can be accepted, for want of descriptors, say.
+const PAUSE: Duration = Duration::from_millis(100);
 
 struct Server {
     driver: Driver,
@@ -21,18 +24,21 @@ struct Server {
     /// By the key of their ops. 0 is the listener's.
     connections: HashMap<u64, Socket>,
     last_key: u64,
+    /// When to accept again after an error.
+    accept_at: Deadline,
 }
 
 impl Server {
     /// Handles one op that has ended, and starts what follows from it.
     fn handle(&mut self, Finished { key, outcome, .. }: Finished) {
         match (outcome, self.connections.get(&key)) {
-            (Outcome::Accepted(result), _) => {
-                match result {
-                    Ok(socket) => self.welcome(socket),
-                    Err(error) => eprintln!("accept: {error}"),
-                }
+            (Outcome::Accepted(Ok(socket)), _) => {
+                self.welcome(socket);
                 self.driver.accept(&self.listener, 0);
+            }
+            (Outcome::Accepted(Err(error)), _) => {
+                eprintln!("accept: {error}; trying again in {PAUSE:?}");
+                self.accept_at = Deadline::At(Instant::now() + PAUSE);
             }
             (Outcome::Received(Ok(count @ 1..), buffer), Some(socket)) => {
                 self.driver.send_all(socket, (buffer, 0..count), key);
@@ -69,12 +75,17 @@ fn main() -> Result<(), Box<dyn Error>> {
     let driver = Driver::new(&config)?;
     println!("listening on {}", listener.local_addr()?);
 
-    let mut server = Server { driver, listener, connections: HashMap::new(), last_key: 0 };
+    let (connections, accept_at) = (HashMap::new(), Deadline::Never);
+    let mut server = Server { driver, listener, connections, last_key: 0, accept_at };
     server.driver.accept(&server.listener, 0);
     loop {
         while let Some(finished) = server.driver.reap_owned() {
             server.handle(finished);
         }
-        server.driver.wait(Deadline::Never)?;
+        server.driver.wait(server.accept_at)?;
+        if server.accept_at.remaining() == Some(Duration::ZERO) {
+            server.accept_at = Deadline::Never;
+            server.driver.accept(&server.listener, 0);
+        }
     }
 }

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use crate::attempt::attempt;
 use crate::clock::{Deadline, Instant};
 use crate::interest::Interest;
 use crate::op::{RawOp, Target};
@@ -76,7 +77,7 @@ unsafe fn run(op: RawOp, deadline: Deadline, cancelled: Option<&dyn Fn() -> bool
     let mut connecting = false;
     loop {
         // SAFETY: forwarded; the caller keeps the same promises.
-        let result = unsafe { attempt(op, &mut connecting) };
+        let result = unsafe { try_once(op, &mut connecting) };
         let (Some(on), sys::WOULD_BLOCK) = (op.target(), result) else { return result };
         let interest = match Direction::of(&op) {
             Some(Direction::Read) => Interest::READABLE,
@@ -90,34 +91,23 @@ unsafe fn run(op: RawOp, deadline: Deadline, cancelled: Option<&dyn Fn() -> bool
     }
 }
 
-/// One try of `op`, which never blocks.
+/// One try of `op`, or the next look at a connect that was started.
 ///
 /// # Safety
 /// As for [`run_blocking`].
-unsafe fn attempt(op: RawOp, connecting: &mut bool) -> i32 {
+unsafe fn try_once(op: RawOp, connecting: &mut bool) -> i32 {
+    let RawOp::Connect { on, address } = op else {
+        // SAFETY: forwarded; the caller keeps the same promises.
+        return unsafe { attempt(op) }.unwrap_or(sys::WOULD_BLOCK);
+    };
     // SAFETY: the descriptor is in place and open by the caller's promise.
-    let fd = |on: Target| unsafe { on.0.as_ref() }.raw_fd();
-    match op {
-        RawOp::Nop => 0,
-        RawOp::Accept { on } => sys::accept(fd(on)),
-        RawOp::Connect { on, .. } if *connecting => sys::connect_result(fd(on)),
-        RawOp::Connect { on, address } => {
-            *connecting = true;
-            // SAFETY: valid by the caller's promise.
-            unsafe { sys::connect(fd(on), address) }
-        }
-        // SAFETY: valid by the caller's promise.
-        RawOp::Recv { on, buf, len, peek } => unsafe { sys::recv(fd(on), buf, len, peek) },
-        // SAFETY: valid by the caller's promise.
-        RawOp::Send { on, buf, len } => unsafe { sys::send(fd(on), buf, len) },
-        // SAFETY: valid by the caller's promise.
-        RawOp::RecvVectored { on, message } => unsafe { sys::recv_vectored(fd(on), message) },
-        // SAFETY: valid by the caller's promise.
-        RawOp::SendVectored { on, message } => unsafe { sys::send_vectored(fd(on), message) },
-        RawOp::Shutdown { on, how } => sys::shutdown(fd(on), how),
-        RawOp::Close { fd } => sys::close(fd),
-        RawOp::Ready { .. } => unreachable!("it is polled, not tried"),
+    let fd = unsafe { on.0.as_ref() }.raw_fd();
+    if *connecting {
+        return sys::connect_result(fd);
     }
+    *connecting = true;
+    // SAFETY: valid by the caller's promise.
+    unsafe { sys::connect(fd, address) }
 }
 
 /// Sleeps until the descriptor is ready: the bits of [`Readiness`](crate::Readiness), or an error.

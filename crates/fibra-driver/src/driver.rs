@@ -130,11 +130,13 @@ impl Driver {
             return Some(completion);
         }
         loop {
-            let completion = self.backend.reap()?;
-            if !owned::is_owned(&completion) {
-                return Some(completion);
+            // Field by field: moved as a whole it is written in small pieces and read in large ones,
+            // which the processor has to wait for.
+            let Completion { id, data, result } = self.backend.reap()?;
+            if !owned::is_owned(&Completion { id, data, result }) {
+                return Some(Completion { id, data, result });
             }
-            self.complete(completion);
+            self.complete(Completion { id, data, result });
         }
     }
 

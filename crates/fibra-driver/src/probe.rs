@@ -11,8 +11,12 @@
 use std::io;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+#[cfg(unix)]
+use std::time::Duration;
 
 use crate::config::{BackendKind, Choice};
+#[cfg(unix)]
+use crate::sys::{self, FdSet};
 
 /// What the trial of a usable backend found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -124,20 +128,15 @@ fn epoll_trial() -> Result<Detail, Refusal> {
 
 #[cfg(unix)]
 fn poll_trial() -> Result<Detail, Refusal> {
-    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-    rustix::event::poll(&mut [], Some(&now)).map_err(io::Error::from)?;
+    sys::poll(&mut [], Some(Duration::ZERO))?;
     Ok(Detail::default())
 }
 
 #[cfg(unix)]
 fn select_trial() -> Result<Detail, Refusal> {
-    let mut now = libc::timeval { tv_sec: 0, tv_usec: 0 };
-    let none = std::ptr::null_mut();
-    // SAFETY: no descriptor sets are passed; the timeout lives on this frame for the whole call.
-    match unsafe { libc::select(0, none, none, none, &mut now) } {
-        -1 => Err(io::Error::last_os_error().into()),
-        _ => Ok(Detail::default()),
-    }
+    let (mut read, mut write) = (FdSet::new(), FdSet::new());
+    sys::select(0, &mut read, &mut write, Some(Duration::ZERO))?;
+    Ok(Detail::default())
 }
 
 #[cfg(not(unix))]

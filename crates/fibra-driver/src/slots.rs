@@ -82,15 +82,16 @@ impl<T: Copy + Default> Slots<T> {
     }
 
     /// Ends an op: its word and payload, once. `None` for an id that names no op in flight.
+    #[inline]
     pub fn finish(&mut self, id: OpId) -> Option<(u64, T)> {
         let slot = self.slots.get_mut(index(id))?;
         if slot.generation != generation(id) || slot.bits & IN_FLIGHT == 0 {
             return None;
         }
-        slot.bits &= !IN_FLIGHT;
-        self.in_flight -= 1;
         let out = (slot.data, slot.payload);
-        self.free_if_clear(id);
+        slot.bits &= !IN_FLIGHT;
+        slot.free_if_clear(index(id), &mut self.free);
+        self.in_flight -= 1;
         Some(out)
     }
 
@@ -111,7 +112,7 @@ impl<T: Copy + Default> Slots<T> {
         match self.slots.get_mut(index(id)) {
             Some(slot) if slot.generation == generation(id) && slot.bits & CANCEL != 0 => {
                 slot.bits &= !CANCEL;
-                self.free_if_clear(id);
+                slot.free_if_clear(index(id), &mut self.free);
                 true
             }
             _ => false,
@@ -134,14 +135,18 @@ impl<T: Copy + Default> Slots<T> {
             |(index, slot)| OpId::from_u64(u64::from(slot.generation) << 32 | index as u64),
         )
     }
+}
 
-    fn free_if_clear(&mut self, id: OpId) {
-        let slot = &mut self.slots[index(id)];
-        if slot.bits == 0 {
-            slot.payload = T::default();
-            slot.generation = slot.generation.checked_add(1).unwrap_or(1);
-            slot.next_free = self.free;
-            self.free = index(id) as u32;
+impl<T: Default> Slot<T> {
+    /// Puts the slot at the head of the list of free ones, under its next generation.
+    #[inline]
+    fn free_if_clear(&mut self, index: usize, free: &mut u32) {
+        if self.bits == 0 {
+            self.payload = T::default();
+            // Never 0.
+            self.generation = self.generation.wrapping_add(1).max(1);
+            self.next_free = *free;
+            *free = index as u32;
         }
     }
 }

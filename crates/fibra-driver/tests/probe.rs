@@ -6,11 +6,15 @@
 mod seccomp;
 
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::sync::Mutex;
 
-use fibra_driver::{BackendKind, Choice, Config, Driver, probe};
+use fibra_driver::{
+    BackendKind, Choice, Config, Deadline, Descriptor, Driver, RawOp, Submitted, Target, probe,
+};
 use seccomp::{Lie, Rule};
 
 const REGISTER_PROBE: u32 = 8;
@@ -93,6 +97,7 @@ fn ask_everything() {
     for _ in 0..3 {
         println!("@auto: {}", probe::choose(Choice::Auto).unwrap());
     }
+    println!("@ran: {}", run_something());
     let mut config = Config::default();
     config.choice = Choice::Named(BackendKind::Uring);
     match Driver::new(&config) {
@@ -110,6 +115,28 @@ fn ask_everything() {
     }
 }
 
+/// One receive under `auto`, whatever runs: the backend that did it.
+fn run_something() -> BackendKind {
+    let (here, mut there) = UnixStream::pair().unwrap();
+    here.set_nonblocking(true).unwrap();
+    let (here, mut buf) = (Descriptor::new(here.into()), [0; 4]);
+    let mut driver = Driver::new(&Config::default()).unwrap();
+    let op = RawOp::Recv { on: Target::new(&here), buf: buf.as_mut_ptr(), len: 4, peek: false };
+    // SAFETY: buffer and descriptor stay until the driver's end.
+    let submitted = unsafe { driver.submit(op, 5) };
+    assert!(matches!(submitted, Submitted::Pending(_)), "{submitted:?}");
+    driver.wait(Deadline::Now).unwrap();
+    there.write_all(b"four").unwrap();
+    let done = loop {
+        match driver.reap() {
+            Some(done) => break done,
+            None => driver.wait(Deadline::Never).unwrap(),
+        }
+    };
+    assert_eq!((done.data, done.result, &buf), (5, 4, b"four"));
+    driver.kind()
+}
+
 fn fd_count() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
@@ -119,6 +146,7 @@ fn fd_count() -> usize {
 fn assert_refused(environment: &str, reason: &str) -> Report {
     let report = run(environment, "");
     assert_eq!(report.all("auto"), ["epoll"; 3]);
+    assert_eq!(report.one("ran"), "epoll");
     let log = report.one("log");
     assert!(log.starts_with("WARN ") && log.contains(reason), "{log}");
     assert!(log.contains("using epoll; set FIBRA_DRIVER=epoll to silence"), "{log}");
@@ -137,6 +165,7 @@ fn assert_refused(environment: &str, reason: &str) -> Report {
 fn here_io_uring_is_chosen_and_one_line_says_so() {
     let report = run("normal", "");
     assert_eq!(report.all("auto"), ["uring"; 3]);
+    assert_eq!(report.one("ran"), "uring");
     assert!(report.one("log").starts_with("INFO driver: uring"), "{}", report.one("log"));
     assert_eq!(report.one("named"), "uring");
     for name in ["SINGLE_ISSUER", "DEFER_TASKRUN", "RECV", "ASYNC_CANCEL"] {

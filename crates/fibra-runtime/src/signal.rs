@@ -42,7 +42,8 @@ use crate::sched::wait::{Interrupt, wait_op};
 /// Outside a runtime.
 pub fn shutdown() -> io::Result<()> {
     let handle = Handle::expect("signal::shutdown");
-    // Set once the first signal was taken, or once nobody takes them any more.
+    // Set by the handler of the first signal, before anybody has reacted to it, so that a second one
+    // that follows at once ends the process; and by the watchers when nobody waits for a first one.
     let last_warning = Arc::new(AtomicBool::new(false));
     for (signal, name) in [(SIGINT, "SIGINT watcher"), (SIGTERM, "SIGTERM watcher")] {
         signal_hook::flag::register_conditional_shutdown(
@@ -50,6 +51,8 @@ pub fn shutdown() -> io::Result<()> {
             128 + signal,
             Arc::clone(&last_warning),
         )?;
+        // After the line above: handlers of a signal run in the order they were registered.
+        signal_hook::flag::register(signal, Arc::clone(&last_warning))?;
         let (reader, writer) = UnixStream::pair()?;
         reader.set_nonblocking(true)?;
         signal_hook::low_level::pipe::register(signal, writer)?;

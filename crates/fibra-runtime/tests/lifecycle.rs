@@ -611,6 +611,36 @@ fn the_first_signal_cancels_main_and_the_second_ends_the_process() {
     }
 }
 
+// Stack overflow.
+
+#[test]
+fn a_stack_overflow_names_the_fiber_and_the_setting_and_aborts() {
+    const ME: &str = "a_stack_overflow_names_the_fiber_and_the_setting_and_aborts";
+    fn recurse(depth: usize) -> usize {
+        let frame = std::hint::black_box([depth; 128]);
+        recurse(frame[7] + 1) + frame[9]
+    }
+    if is_child(ME) {
+        run(|| {
+            // Somebody waits on the neighbouring stacks meanwhile.
+            (0..10).for_each(|_| drop(spawn(|| sleep(LONG))));
+            yield_now();
+            let deep = fiber::Builder::new().name("bottomless");
+            let _ = deep.spawn(|| recurse(0)).unwrap().join();
+        });
+    }
+    for guards in ["madvise", "mprotect"] {
+        let mut command = child(ME);
+        let output = finish(command.env("FIBRA_GUARDS", guards).spawn().unwrap(), LONG / 60);
+        let text = stderr(&output);
+        let signal = std::os::unix::process::ExitStatusExt::signal(&output.status);
+        assert_eq!(signal, Some(libc::SIGABRT), "{guards}: {text}");
+        for word in ["bottomless", "lifecycle.rs:", "KiB", "stack_size"] {
+            assert!(text.contains(word), "{guards}: no '{word}' in: {text}");
+        }
+    }
+}
+
 // Errors at the start (D42).
 
 #[test]

@@ -39,7 +39,7 @@ impl Epoll {
         Ok(Self {
             poll,
             events: sys::Events::new(EVENTS_MAX),
-            sources: sys::Sources::default(),
+            sources: sys::Sources::new(),
             notifier,
         })
     }

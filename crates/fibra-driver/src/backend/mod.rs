@@ -19,7 +19,6 @@ mod select;
 pub(crate) mod uring;
 
 /// One of the backends. An enum and not a trait object: the match is one predictable branch.
-#[expect(clippy::large_enum_variant, reason = "one a driver; a box would cost a hop on every op")]
 pub(crate) enum Backend {
     #[cfg(target_os = "linux")]
     Uring(uring::Uring),

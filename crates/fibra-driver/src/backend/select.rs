@@ -23,8 +23,9 @@ const MARGIN: RawFd = 64;
 pub(crate) struct Select {
     /// By descriptor number; 0 for those not watched. Never longer than `FD_SETSIZE`.
     tokens: Vec<u64>,
-    wanted: [FdSet; 2],
-    seen: [FdSet; 2],
+    /// To read and to write.
+    wanted: Box<[FdSet; 2]>,
+    seen: Box<[FdSet; 2]>,
     /// Found closed by the last wait.
     dead: Vec<RawFd>,
     /// Numbers from here on are not watched.
@@ -43,8 +44,8 @@ impl Select {
         let (fd, ring) = (alarm.fd(), Arc::clone(&alarm));
         let mut poller = Self {
             tokens: Vec::new(),
-            wanted: [FdSet::new(); 2],
-            seen: [FdSet::new(); 2],
+            wanted: Box::new([FdSet::new(); 2]),
+            seen: Box::new([FdSet::new(); 2]),
             dead: Vec::new(),
             end: 0,
             next: 0,
@@ -77,7 +78,7 @@ impl Select {
 
     /// Finds the closed descriptors that made a whole wait fail. The others are waited for next time.
     fn find_dead(&mut self) {
-        self.seen = [FdSet::new(); 2];
+        *self.seen = [FdSet::new(); 2];
         for fd in 0..self.end as RawFd {
             if self.wanted.iter().any(|set| set.contains(fd))
                 && sys::ready(fd, Interest::READABLE, 0) == sys::BAD_DESCRIPTOR
@@ -117,9 +118,9 @@ impl Poller for Select {
     }
 
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        self.seen = self.wanted;
+        *self.seen = *self.wanted;
         self.next = 0;
-        let [read, write] = &mut self.seen;
+        let [read, write] = &mut *self.seen;
         match sys::select(self.end, read, write, timeout) {
             Ok(0) => {}
             Ok(_) => self.next = self.end,

@@ -23,6 +23,31 @@
 //! 4. The words of owned ops have bit 63 set, those of raw ops have not. Each of
 //!    [`reap`](Driver::reap) and [`reap_owned`](Driver::reap_owned) keeps what the other looks for.
 //! 5. Owned ops make progress in the calls on their driver: call `reap_owned` after every `wait`.
+//!
+//! ```
+//! use fibra_driver::owned::Outcome;
+//! use fibra_driver::{Config, Deadline, Driver, Socket};
+//!
+//! let mut driver = Driver::new(&Config::default())?;
+//! let listener = Socket::listen(&"127.0.0.1:0".parse().unwrap(), 16)?;
+//! let (address, mut server) = (listener.local_addr()?, None);
+//! let client = Socket::tcp(&address)?;
+//! driver.accept(&listener, 1);
+//! driver.connect(&client, address, 2);
+//! driver.send(&client, b"hello".to_vec(), 3); // Waits at the gate until connected.
+//! let bytes = loop {
+//!     match driver.reap_owned().map(|finished| finished.outcome) {
+//!         Some(Outcome::Accepted(socket)) => {
+//!             driver.recv(server.insert(socket?), vec![0; 64], 4);
+//!         }
+//!         Some(Outcome::Received(count, buffer)) => break buffer[..count?].to_vec(),
+//!         Some(_) => {}
+//!         None => driver.wait(Deadline::Never)?,
+//!     }
+//! };
+//! assert_eq!(bytes, b"hello");
+//! # Ok::<(), std::io::Error>(())
+//! ```
 
 mod mailbox;
 mod table;

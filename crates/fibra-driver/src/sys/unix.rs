@@ -314,10 +314,13 @@ pub(crate) fn short_means_drained(_fd: RawFd) -> bool {
 pub(crate) const MIO_EDGES: bool = true;
 
 /// What mio keeps per registered descriptor: nothing, the kernel does.
-#[derive(Default)]
 pub(crate) struct Sources;
 
 impl Sources {
+    pub fn new() -> Self {
+        Self
+    }
+
     /// Registers both directions, whatever was asked: there is no call to make later then.
     pub fn add(
         &mut self,

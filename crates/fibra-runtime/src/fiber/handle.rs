@@ -1,10 +1,10 @@
 //! Join handles: waiting for a fiber, and asking it to end.
 
 use std::fmt;
-use std::sync::Arc;
 
 use super::packet::{Outcome, Result};
 use crate::sched::job::{FiberId, Header};
+use crate::sched::job_ref::JobRef;
 use crate::sched::wait::{Ends, Holder, wait_for};
 
 /// A handle on a fiber. Dropping it lets the fiber run on by itself.
@@ -17,11 +17,11 @@ use crate::sched::wait::{Ends, Holder, wait_for};
 /// assert_eq!(answer, 42);
 /// ```
 pub struct JoinHandle<T> {
-    packet: Arc<dyn Outcome<T>>,
+    packet: JobRef<dyn Outcome<T>>,
 }
 
 impl<T> JoinHandle<T> {
-    pub(crate) fn new(packet: Arc<dyn Outcome<T>>) -> Self {
+    pub(crate) fn new(packet: JobRef<dyn Outcome<T>>) -> Self {
         Self { packet }
     }
 

@@ -3,10 +3,12 @@
 use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 
 use crate::cancel::Cancelled;
 use crate::fiber::scope::ScopeData;
-use crate::sched::job::{Header, Job};
+use crate::sched::job::{Header, Job, Region};
+use crate::sched::job_ref::{Counted, JobRef};
 
 /// What a fiber ended with; std's shape. A fiber that was cancelled before it started ends with the
 /// payload [`Cancelled`].
@@ -30,8 +32,13 @@ pub(crate) struct Packet<F, T> {
 unsafe impl<F: Send, T: Send> Sync for Packet<F, T> {}
 
 impl<F: FnOnce() -> T + Send, T: Send> Packet<F, T> {
-    pub fn new(header: Header, scope: Option<Arc<ScopeData>>, body: F) -> Arc<Self> {
-        Arc::new(Self {
+    /// Both references to a new packet: the fiber's and the handle's.
+    pub fn pair(
+        header: Header,
+        scope: Option<Arc<ScopeData>>,
+        body: F,
+    ) -> (JobRef<Self>, JobRef<Self>) {
+        JobRef::pair(Self {
             header,
             scope,
             body: UnsafeCell::new(Some(body)),
@@ -45,15 +52,6 @@ impl<F: FnOnce() -> T + Send, T: Send> Packet<F, T> {
         unsafe { *self.result.get() = Some(result) };
         if let Some(waiter) = self.header.done.complete() {
             waiter.wake();
-        }
-    }
-
-    /// Leaves the scope, after everything the packet may borrow from it is gone.
-    fn leave(self: Arc<Self>) {
-        let scope = self.scope.clone();
-        drop(self);
-        if let Some(scope) = scope {
-            scope.child_ended();
         }
     }
 }
@@ -82,15 +80,14 @@ impl<F: FnOnce() -> T + Send, T: Send> Job for Packet<F, T> {
         &self.header
     }
 
-    fn run(self: Arc<Self>) {
+    unsafe fn run(&self) {
         // SAFETY: the field's invariant: this is the fiber, and it runs once.
         let body = unsafe { (*self.body.get()).take() };
         let Some(body) = body else { unreachable!("a job runs once") };
         self.publish(catch_unwind(AssertUnwindSafe(body)));
-        self.leave();
     }
 
-    fn cancel(self: Arc<Self>) {
+    unsafe fn cancel(&self) {
         // SAFETY: the field's invariant: the job will not run, this is the only access.
         let body = unsafe { (*self.body.get()).take() };
         let dropped = catch_unwind(AssertUnwindSafe(|| drop(body)));
@@ -98,12 +95,22 @@ impl<F: FnOnce() -> T + Send, T: Send> Job for Packet<F, T> {
             Ok(()) => Err(Box::new(Cancelled)),
             Err(payload) => Err(payload),
         });
-        self.leave();
+    }
+
+    fn region(&self) -> Option<Arc<dyn Region>> {
+        self.scope.clone().map(|scope| scope as _)
+    }
+}
+
+// SAFETY: always the header's counter.
+unsafe impl<F, T> Counted for Packet<F, T> {
+    fn refs(&self) -> &AtomicU32 {
+        &self.header.refs
     }
 }
 
 /// What a handle sees of a packet: the closure's type is gone.
-pub(crate) trait Outcome<T>: Send + Sync {
+pub(crate) trait Outcome<T>: Counted + Send + Sync {
     /// What outsiders may know.
     fn header(&self) -> &Header;
 

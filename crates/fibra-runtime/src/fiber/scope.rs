@@ -11,20 +11,22 @@
 //! A child leaves (count down) as its very last act, when its closure and, if nobody holds the
 //! handle, its result are dropped. So nothing that borrows is alive after step 3.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind, panic_any, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::handle::wait_done;
 use super::local::inherited_deadline;
 use super::packet::{Outcome, Packet, Result};
-use super::spawn::{Plan, child, end_refused};
+use super::spawn::{Plan, end_refused, erase};
 use crate::runtime::Handle;
 use crate::sched::current;
-use crate::sched::job::{FiberId, Job};
+use crate::sched::job::{FiberId, Job, Region, perform};
+use crate::sched::job_ref::JobRef;
 use crate::sched::wait::{Ends, Holder, wait_for};
 use crate::sched::waiter::Waiter;
 
@@ -33,7 +35,9 @@ pub(crate) struct ScopeData {
     running: AtomicUsize,
     panicked: AtomicBool,
     waiter: Mutex<Option<Waiter>>,
-    children: Mutex<Vec<Weak<dyn Job>>>,
+    /// Children that have not ended, to be cancelled together. Each is let go of before it drops its
+    /// own reference: else the last one, and a result that nobody took, would be found here.
+    children: Mutex<BTreeMap<FiberId, JobRef<dyn Job>>>,
 }
 
 impl ScopeData {
@@ -44,36 +48,21 @@ impl ScopeData {
         }
     }
 
-    /// The last act of a child: after this it touches nothing of the scope.
-    pub fn child_ended(&self) {
-        // Release: what the child did is seen by whoever sees the count at zero.
-        if self.running.fetch_sub(1, Ordering::AcqRel) == 1 {
-            let waiter = self.waiter.lock().unwrap_or_else(PoisonError::into_inner).take();
-            if let Some(waiter) = waiter {
-                waiter.wake();
-            }
-        }
-    }
-
     fn cancel_children(&self) {
         // Woken outside the lock: a wake may run foreign code.
-        let children: Vec<_> = {
+        let children = {
             let list = self.children.lock().unwrap_or_else(PoisonError::into_inner);
-            list.iter().filter_map(Weak::upgrade).collect()
+            list.values().cloned().collect::<Vec<_>>()
         };
         for child in children {
             child.header().cancel();
         }
     }
 
-    fn add(&self, child: &Arc<dyn Job>) {
+    fn add(&self, child: &JobRef<dyn Job>) {
         self.running.fetch_add(1, Ordering::Relaxed);
         let mut list = self.children.lock().unwrap_or_else(PoisonError::into_inner);
-        // Amortised: drop the entries of children that have ended before the list grows.
-        if list.len() == list.capacity() {
-            list.retain(|child| child.strong_count() > 0);
-        }
-        list.push(Arc::downgrade(child));
+        list.insert(child.header().id, child.clone());
     }
 
     /// Step 3. A cancel of the parent is passed on to the children, once.
@@ -96,6 +85,25 @@ impl ScopeData {
             || Holder::Here("the children of a scope".into()),
         );
         debug_assert!(waited.is_ok(), "nothing ends this wait early");
+    }
+}
+
+impl Region for ScopeData {
+    fn let_go(&self, child: FiberId) {
+        let job = self.children.lock().unwrap_or_else(PoisonError::into_inner).remove(&child);
+        // Outside the lock: if the handle is gone too this drops what the job holds.
+        drop(job);
+    }
+
+    /// The last act of a child: after this it touches nothing of the scope.
+    fn child_ended(&self) {
+        // Release: what the child did is seen by whoever sees the count at zero.
+        if self.running.fetch_sub(1, Ordering::AcqRel) == 1 {
+            let waiter = self.waiter.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(waiter) = waiter {
+                waiter.wake();
+            }
+        }
     }
 }
 
@@ -144,7 +152,7 @@ where
             running: AtomicUsize::new(0),
             panicked: AtomicBool::new(false),
             waiter: Mutex::new(None),
-            children: Mutex::new(Vec::new()),
+            children: Mutex::default(),
         }),
         scope: PhantomData,
         env: PhantomData,
@@ -193,11 +201,13 @@ impl<'scope, 'env> Scope<'scope, 'env> {
     {
         let shared = Handle::expect("scope").shared;
         let plan = Plan { deadline: inherited_deadline(), ..plan };
-        // SAFETY: `scope` waits for every child it counted, in every way out of it.
-        let (packet, job): (Arc<Packet<F, T>>, _) = unsafe { child(&shared, plan, &self.data, f) };
+        let packets = Packet::pair(plan.header(&shared), Some(Arc::clone(&self.data)), f);
+        // SAFETY: `scope` waits for every child it counted, in every way out of it, and the handle
+        // cannot leave the scope.
+        let (packet, job) = unsafe { erase(packets) };
         self.data.add(&job);
         if std::thread::panicking() {
-            job.run();
+            perform(job);
         } else if let Err(refused) = shared.spawn(job) {
             end_refused(refused)?;
         }
@@ -207,7 +217,7 @@ impl<'scope, 'env> Scope<'scope, 'env> {
 
 /// A handle on a child of a [`scope`].
 pub struct ScopedJoinHandle<'scope, T> {
-    packet: Arc<dyn Outcome<T> + 'scope>,
+    packet: JobRef<dyn Outcome<T> + 'scope>,
     scope: PhantomData<&'scope ()>,
 }
 

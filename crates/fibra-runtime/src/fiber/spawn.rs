@@ -2,6 +2,7 @@
 
 use std::io;
 use std::panic::Location;
+use std::ptr::NonNull;
 use std::sync::Arc;
 
 use fibra_driver::Instant;
@@ -9,11 +10,12 @@ use fibra_driver::Instant;
 use super::handle::JoinHandle;
 use super::local::inherited_deadline;
 use super::packet::{Outcome, Packet};
-use super::scope::{Scope, ScopeData, ScopedJoinHandle};
+use super::scope::{Scope, ScopedJoinHandle};
 use crate::runtime::Handle;
 use crate::sched::current;
-use crate::sched::job::{Header, Job};
-use crate::sched::shared::{Refused, Shared};
+use crate::sched::job::{Header, Job, dismiss};
+use crate::sched::job_ref::JobRef;
+use crate::sched::shared::{Phase, Refused, Shared};
 use crate::stack::StackSize;
 
 /// Makes a fiber that runs `f`, on the worker with the fewest fibers.
@@ -81,20 +83,20 @@ where
     F: FnOnce() -> T + Send + 'static,
     T: Send + 'static,
 {
-    let packet = Packet::new(plan.header(shared), None, f);
-    let handle = JoinHandle::new(Arc::clone(&packet) as _);
-    if let Err(refused) = shared.spawn(packet) {
+    // SAFETY: the closure and its result are 'static.
+    let (outcome, job) = unsafe { erase(Packet::pair(plan.header(shared), None, f)) };
+    if let Err(refused) = shared.spawn(job) {
         end_refused(refused)?;
     }
-    Ok(handle)
+    Ok(JoinHandle::new(outcome))
 }
 
 /// Ends a job that was not taken, where it is: its closure is dropped by the caller, its handle is
 /// cancelled. An error if that was because of the limit.
 pub(crate) fn end_refused(refused: Refused) -> io::Result<()> {
-    refused.job.header().cancel();
-    refused.job.cancel();
-    match refused.closing {
+    let Refused { job, closing } = refused;
+    dismiss(job);
+    match closing {
         true => Ok(()),
         false => Err(io::Error::new(io::ErrorKind::QuotaExceeded, AT_LIMIT)),
     }
@@ -111,7 +113,7 @@ pub(crate) unsafe fn main_fiber<'a, F, T>(
     shared: &Arc<Shared>,
     site: &'static Location<'static>,
     f: F,
-) -> (Arc<dyn Outcome<T> + 'a>, std::result::Result<(), Refused>)
+) -> (JobRef<dyn Outcome<T> + 'a>, std::result::Result<(), Refused>)
 where
     F: FnOnce() -> T + Send + 'a,
     T: Send + 'a,
@@ -121,35 +123,47 @@ where
         stack: Some(shared.config.main_stack_size),
         ..Plan::new(site)
     };
-    let packet = Packet::new(plan.header(shared), None, f);
-    let outcome: Arc<dyn Outcome<T> + 'a> = Arc::clone(&packet) as _;
-    let job: Arc<dyn Job + 'a> = packet;
+    let closing = CloseOnDrop(Arc::clone(shared));
+    let f = move || {
+        // Here and not in the caller of `run`: what has not started when `f` returns never does.
+        let _closing = closing;
+        f()
+    };
     // SAFETY: the closure is gone when `done` is complete, and the result when the handle has taken
     // it; the caller stays until then.
-    let job: Arc<dyn Job> = unsafe { std::mem::transmute::<Arc<dyn Job + 'a>, Arc<dyn Job>>(job) };
+    let (outcome, job) = unsafe { erase(Packet::pair(plan.header(shared), None, f)) };
     shared.set_main(&job);
     (outcome, shared.spawn(job))
 }
 
-/// A child of a scope. Its closure may borrow what outlives the scope.
+/// Begins the shutdown when the main fiber ends, in whichever way.
+struct CloseOnDrop(Arc<Shared>);
+
+impl Drop for CloseOnDrop {
+    fn drop(&mut self) {
+        self.0.advance(Phase::Closing);
+    }
+}
+
+/// The two references to a packet, as the handle and as the scheduler see it.
 ///
 /// # Safety
-/// The scope does not end before the child has left it (see `ScopeData`).
-pub(crate) unsafe fn child<'a, F, T>(
-    shared: &Arc<Shared>,
-    plan: Plan,
-    scope: &Arc<ScopeData>,
-    f: F,
-) -> (Arc<Packet<F, T>>, Arc<dyn Job>)
+/// What the closure borrows outlives the job's `run` or `cancel`, and what the result borrows
+/// outlives the handle.
+#[expect(clippy::type_complexity, reason = "one packet, twice; a name would hide it")]
+pub(crate) unsafe fn erase<'a, F, T>(
+    (outcome, job): (JobRef<Packet<F, T>>, JobRef<Packet<F, T>>),
+) -> (JobRef<dyn Outcome<T> + 'a>, JobRef<dyn Job>)
 where
     F: FnOnce() -> T + Send + 'a,
     T: Send + 'a,
 {
-    let packet = Packet::new(plan.header(shared), Some(Arc::clone(scope)), f);
-    let job: Arc<dyn Job + 'a> = Arc::clone(&packet) as _;
-    // SAFETY: by the caller's promise everything the job borrows outlives it.
-    let job: Arc<dyn Job> = unsafe { std::mem::transmute::<Arc<dyn Job + 'a>, Arc<dyn Job>>(job) };
-    (packet, job)
+    let outcome: NonNull<dyn Outcome<T> + 'a> = outcome.into_raw();
+    let job: NonNull<dyn Job + 'a> = job.into_raw();
+    // SAFETY: the same pointer; the lifetime is the caller's promise.
+    let job = unsafe { std::mem::transmute::<NonNull<dyn Job + 'a>, NonNull<dyn Job>>(job) };
+    // SAFETY: both came from `into_raw` of references to the same packet.
+    unsafe { (JobRef::from_raw(outcome), JobRef::from_raw(job)) }
 }
 
 /// Gives a fiber a name or a stack of another size before it is spawned.

@@ -31,6 +31,7 @@ use super::current;
 use super::home::Home;
 use super::inbox::{Link, Node};
 use super::job::{Header, Job};
+use super::job_ref::JobRef;
 use super::run_queue::Word;
 use super::wheel::TimerId;
 use crate::stack::{OwnerInfo, Stack, StackArea};
@@ -106,7 +107,7 @@ pub(crate) struct Block {
     pub trim: Cell<Trim>,
 
     /// The job while it is fresh; moved into the fiber's frame at its first run.
-    job: Cell<Option<Arc<dyn Job>>>,
+    job: Cell<Option<JobRef<dyn Job>>>,
     /// The job's header while the fiber lives.
     header: Cell<*const Header>,
     /// What the overflow handler prints.
@@ -169,7 +170,7 @@ impl Block {
     }
 
     /// Puts a job into a free block.
-    pub fn load(&self, job: Arc<dyn Job>) {
+    pub fn load(&self, job: JobRef<dyn Job>) {
         debug_assert_eq!(self.status.get(), Status::Free);
         let header = job.header();
         self.deadline.set(header.deadline);
@@ -191,7 +192,7 @@ impl Block {
     }
 
     /// Takes the job out, at the first run.
-    pub fn take_job(&self) -> Option<Arc<dyn Job>> {
+    pub fn take_job(&self) -> Option<JobRef<dyn Job>> {
         self.job.take()
     }
 

@@ -13,24 +13,70 @@ use fibra_driver::Instant;
 
 use super::block::{Block, BlockPtr, FiberRef};
 use super::done::Oneshot;
+use super::job_ref::{Counted, JobRef};
 use super::shared::{RuntimeId, Shared};
 use super::waiter::Waiter;
 use crate::stack::StackSize;
 
-/// What a fiber runs. The scheduler calls exactly one of the two, exactly once, on a fiber.
-pub(crate) trait Job: Send + Sync {
+/// What a fiber runs. [`perform`] or [`dismiss`] is called exactly once.
+pub(crate) trait Job: Counted + Send + Sync {
     /// What outsiders may know.
     fn header(&self) -> &Header;
 
     /// Runs the body; never unwinds. Publishes the result and wakes whoever waits for it.
-    fn run(self: Arc<Self>);
+    ///
+    /// # Safety
+    /// Called once at most, and not together with `cancel`.
+    unsafe fn run(&self);
 
     /// Drops the body unrun and publishes `Cancelled`; never unwinds.
-    fn cancel(self: Arc<Self>);
+    ///
+    /// # Safety
+    /// Called once at most, and not together with `run`.
+    unsafe fn cancel(&self);
+
+    /// Who is to be told when nothing of the job is left here.
+    fn region(&self) -> Option<Arc<dyn Region>>;
+}
+
+/// A scope, as its children's jobs see it.
+pub(crate) trait Region: Send + Sync {
+    /// A child is about to end: its job is let go of, so that the reference is not the last one.
+    fn let_go(&self, child: FiberId);
+
+    /// A child has ended and touches nothing of the region any more.
+    fn child_ended(&self);
+}
+
+/// Runs a job to its end, on its fiber; if it was cancelled meanwhile, dismisses it.
+pub(crate) fn perform(job: JobRef<dyn Job>) {
+    if job.header().is_cancelled() {
+        return dismiss(job);
+    }
+    // SAFETY: whoever calls this gives up the one reference that a fiber holds.
+    unsafe { job.run() };
+    end(job);
+}
+
+/// Drops a job's closure where it is and lets its handle say `Cancelled`.
+pub(crate) fn dismiss(job: JobRef<dyn Job>) {
+    // SAFETY: as in `perform`.
+    unsafe { job.cancel() };
+    end(job);
+}
+
+/// Drops the job, which may drop its result, before its region hears of it.
+fn end(job: JobRef<dyn Job>) {
+    let Some(region) = job.region() else { return };
+    region.let_go(job.header().id);
+    drop(job);
+    region.child_ended();
 }
 
 /// What outsiders may know about a job while it waits or runs.
 pub(crate) struct Header {
+    /// References to the job: at first the fiber's and the handle's.
+    pub refs: AtomicU32,
     /// Unique in the process.
     pub id: FiberId,
     /// Given by the user, or none.
@@ -62,6 +108,7 @@ impl Header {
         runtime: RuntimeId,
     ) -> Self {
         Self {
+            refs: AtomicU32::new(2),
             id,
             name,
             site,

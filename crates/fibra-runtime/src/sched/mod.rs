@@ -21,6 +21,7 @@ pub(crate) mod inbox;
 pub(crate) mod incoming;
 pub(crate) mod io_thread;
 pub(crate) mod job;
+pub(crate) mod job_ref;
 mod local;
 pub(crate) mod loom;
 pub(crate) mod park;

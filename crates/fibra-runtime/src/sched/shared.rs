@@ -10,7 +10,7 @@
 //! ```
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::thread::Thread;
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use super::blocking::{Limits, Pool};
 use super::current;
 use super::home::Home;
 use super::job::{FiberId, Job};
+use super::job_ref::JobRef;
 use super::watchdog::Bell;
 use super::worker::Worker;
 use crate::config::Config;
@@ -64,7 +65,7 @@ pub(crate) struct Shared {
     pub io_answers: AtomicU64,
     starved_warned: AtomicBool,
     /// The main fiber's job and the thread that waits for it in `run`.
-    main: OnceLock<(Weak<dyn Job>, Thread)>,
+    main: OnceLock<(JobRef<dyn Job>, Thread)>,
     /// Workers whose threads have not ended, and what the stubborn ones reported.
     ending: Mutex<Ending>,
     ended: Condvar,
@@ -161,7 +162,7 @@ impl Shared {
 
     /// Queues a job as a fresh fiber on the worker with the fewest fibers. Gives the job back when
     /// the runtime closes or is at its limit of fibers.
-    pub fn spawn(self: &Arc<Self>, job: Arc<dyn Job>) -> Result<(), Refused> {
+    pub fn spawn(self: &Arc<Self>, job: JobRef<dyn Job>) -> Result<(), Refused> {
         match current::worker() {
             Some(worker) if Arc::ptr_eq(&worker.shared, self) => self.spawn_here(worker, job),
             _ => self.spawn_outside(job),
@@ -169,7 +170,7 @@ impl Shared {
     }
 
     #[inline]
-    fn spawn_here(&self, worker: &Worker, job: Arc<dyn Job>) -> Result<(), Refused> {
+    fn spawn_here(&self, worker: &Worker, job: JobRef<dyn Job>) -> Result<(), Refused> {
         if self.phase() != Phase::Running {
             return Err(Refused { job, closing: true });
         }
@@ -186,14 +187,14 @@ impl Shared {
         })
     }
 
-    fn spawn_outside(&self, job: Arc<dyn Job>) -> Result<(), Refused> {
+    fn spawn_outside(&self, job: JobRef<dyn Job>) -> Result<(), Refused> {
         self.spawning.fetch_add(1, Ordering::SeqCst);
         let out = self.spawn_counted(job);
         self.spawning.fetch_sub(1, Ordering::SeqCst);
         out
     }
 
-    fn spawn_counted(&self, job: Arc<dyn Job>) -> Result<(), Refused> {
+    fn spawn_counted(&self, job: JobRef<dyn Job>) -> Result<(), Refused> {
         if self.phase() != Phase::Running {
             return Err(Refused { job, closing: true });
         }
@@ -245,13 +246,13 @@ impl Shared {
     }
 
     /// Notes the main fiber, before it is queued, and that the calling thread waits for it.
-    pub fn set_main(&self, job: &Arc<dyn Job>) {
-        let _ = self.main.set((Arc::downgrade(job), std::thread::current()));
+    pub fn set_main(&self, job: &JobRef<dyn Job>) {
+        let _ = self.main.set((job.clone(), std::thread::current()));
     }
 
     /// Asks the main fiber to end.
     pub fn cancel_main(&self) {
-        if let Some(main) = self.main.get().and_then(|(main, _)| main.upgrade()) {
+        if let Some((main, _)) = self.main.get() {
             main.header().cancel();
         }
     }
@@ -326,7 +327,7 @@ impl Shared {
 
 /// A job that was not accepted: the runtime closes, or is at its limit of fibers.
 pub(crate) struct Refused {
-    pub job: Arc<dyn Job>,
+    pub job: JobRef<dyn Job>,
     pub closing: bool,
 }
 

@@ -31,7 +31,8 @@ use fibra_driver::{Deadline, Instant};
 use super::block::{Block, BlockPtr, Context, Status, Trim};
 use super::current;
 use super::home::Home;
-use super::job::{FiberId, Job};
+use super::job::{self, FiberId, Job};
+use super::job_ref::{Cells, JobRef};
 use super::local::Local;
 use super::port::Port;
 use super::ready::ReadyQueue;
@@ -66,6 +67,7 @@ pub(crate) struct Worker {
     pub(super) port: Local<Port>,
     pub(super) wheel: Local<Wheel<BlockPtr>>,
     blocks: Local<Vec<BlockPtr>>,
+    pub(super) cells: Local<Cells>,
     stacks: Local<StackPool>,
     budget: Cell<u32>,
     runs: Cell<u64>,
@@ -99,6 +101,7 @@ impl Worker {
             port: Local::new(port),
             wheel: Local::new(Wheel::new(Instant::now().as_nanos())),
             blocks: Local::new(Vec::with_capacity(BLOCKS_MAX)),
+            cells: Local::new(Cells::new()),
             stacks: Local::new(stacks),
             budget: Cell::new(BUDGET),
             runs: Cell::new(0),
@@ -219,7 +222,7 @@ impl Worker {
         let context = Context::with_stack(stack, move |yielder, ()| {
             block.yielder.set(yielder);
             if let Some(job) = block.take_job() {
-                if job.header().is_cancelled() { job.cancel() } else { job.run() }
+                job::perform(job);
             }
         });
         // SAFETY: as in `resume`; the block has no context yet.
@@ -393,7 +396,9 @@ impl Worker {
         self.trim_from.set(next);
         self.seen_parked.set(self.seen_parked.get() | seen);
         if next == 0 {
-            // A whole round is done: the next one in a second, if it has something to do.
+            // A whole round is done: the next one in a second, if it has something to do. Free stacks
+            // keep only their top pages.
+            self.stacks.with(|stacks| stacks.release_cold());
             self.untrimmed.set(self.seen_parked.replace(false));
             self.next_trim.set(now + TRIM_EVERY);
         }
@@ -630,7 +635,7 @@ impl Worker {
     }
 
     /// Puts a job into a free block.
-    pub fn load(&self, job: Arc<dyn Job>) -> BlockPtr {
+    pub fn load(&self, job: JobRef<dyn Job>) -> BlockPtr {
         let block = self.take_block();
         block.load(job);
         block

@@ -10,6 +10,7 @@ use std::time::Duration;
 use io_uring::{opcode, types};
 
 use crate::clock::{Deadline, Instant};
+use crate::op::OpId;
 use crate::sys;
 
 use super::Uring;
@@ -43,16 +44,16 @@ impl Uring {
                 let everything = types::CancelBuilder::any().all();
                 let entry = opcode::AsyncCancel2::new(everything).build();
                 // SAFETY: the entry points to no memory.
-                unsafe { self.push(&entry.user_data(CANCELLED_ALL)) };
+                unsafe { self.push(|| entry.clone().user_data(CANCELLED_ALL)) };
             }
             let left = deadline.remaining().unwrap_or_default();
             if left.is_zero() || self.ring.enter(1, Some(left.min(CANCEL_AGAIN))).is_err() {
                 return false;
             }
             while let Some((user_data, result)) = self.ring.pop() {
-                if let Some((_, Verb::Accept)) = self.resolve(user_data, result)
-                    && result >= 0
-                {
+                let op = OpId::from_u64(user_data).and_then(|id| self.slots.get(id));
+                let accepted = op.is_some_and(|op| op.verb == Verb::Accept);
+                if self.resolve(user_data, result).is_some() && accepted && result >= 0 {
                     // Nobody will ever hear of this connection.
                     sys::close(result);
                 }

@@ -51,7 +51,7 @@ pub(crate) use trial::trial;
 use notify::{Kick, Means, means};
 use prepare::{OPCODES, Verb};
 use reap::{CANCEL, NOTIFIED};
-use ring::{Entered, Ring};
+use ring::{Entered, Look, Ring};
 
 /// How long to wait for memory or for room when the kernel refuses entries and nothing else can be
 /// done meanwhile.
@@ -104,20 +104,23 @@ impl Uring {
 
     /// Queues an entry, in order (rule 3).
     ///
+    /// Takes how to make it, so that it is made in registers and written once, into the queue: made
+    /// in memory first, to be kept in case the queue is full, it took twice as long.
+    ///
     /// # Safety
     /// As for [`Ring::push`].
     #[inline]
-    unsafe fn push(&mut self, entry: &Entry) {
+    unsafe fn push(&mut self, entry: impl Fn() -> Entry) {
         // SAFETY: forwarded; the caller keeps the promise.
-        if !self.backlog.is_empty() || !unsafe { self.ring.push(entry) } {
-            self.push_slow(entry);
+        if !self.backlog.is_empty() || !unsafe { self.ring.push(&entry()) } {
+            self.push_slow(entry());
         }
     }
 
     /// The queue is full, or the backlog comes first.
     #[cold]
-    fn push_slow(&mut self, entry: &Entry) {
-        self.backlog.push_back(entry.clone());
+    fn push_slow(&mut self, entry: Entry) {
+        self.backlog.push_back(entry);
         self.push_backlog();
         if !self.backlog.is_empty() {
             // An error shows again in the next wait; the entry waits in the backlog (rule 2).
@@ -145,7 +148,7 @@ impl Uring {
         }
         if let Some(entry) = self.kick.arm(NOTIFIED) {
             // SAFETY: the entry writes to memory that `kick` owns and leaks if need be.
-            unsafe { self.push(&entry) };
+            unsafe { self.push(|| entry.clone()) };
         }
         if !self.backlog.is_empty() {
             self.push_backlog();
@@ -158,15 +161,14 @@ impl Uring {
             let number = id.as_u64();
             let entry = opcode::AsyncCancel::new(number).build().user_data(number | CANCEL);
             // SAFETY: the entry points to no memory.
-            unsafe { self.push(&entry) };
+            unsafe { self.push(|| entry.clone()) };
         }
     }
 
     /// Submits, makes completions, and does not sleep. No call if there is nothing to do.
-    fn flush(&mut self) -> io::Result<()> {
-        let overflown = self.ring.has_overflown();
-        self.metrics.overflow_count += u64::from(overflown);
-        if !overflown && !self.ring.has_work() && self.ring.queued() == 0 {
+    #[inline]
+    fn flush(&mut self, look: Look) -> io::Result<()> {
+        if !look.overflown && !look.has_work && look.queued == 0 {
             return Ok(());
         }
         match self.ring.enter(0, None)? {
@@ -189,21 +191,20 @@ impl Contract for Uring {
     #[inline]
     unsafe fn submit(&mut self, op: RawOp, data: u64) -> Submitted {
         // SAFETY: forwarded; the caller keeps the promises of `Driver::submit`.
-        let mut entry = match unsafe { prepare::prepare(op) } {
-            Ok(entry) => entry,
+        let parts = match unsafe { prepare::prepare(op) } {
+            Ok(parts) => parts,
             Err(result) => {
                 self.metrics.submitted_count += 1;
                 return Submitted::Done(result);
             }
         };
-        let in_flight = InFlight { verb: Verb::of(op), cancel_retries: 0 };
+        let in_flight = InFlight { verb: parts.verb, cancel_retries: 0 };
         let Some(id) = self.slots.insert(data, in_flight) else {
             return Submitted::Done(sys::NO_BUFFERS);
         };
         self.metrics.submitted_count += 1;
-        entry.set_user_data(id.as_u64());
         // SAFETY: the caller keeps everything in place until the completion with this number.
-        unsafe { self.push(&entry) };
+        unsafe { self.push(|| parts.entry(id.as_u64())) };
         Submitted::Pending(id)
     }
 
@@ -218,14 +219,16 @@ impl Contract for Uring {
         let all_queued = self.fill();
         let notified = self.kick.notifier.take();
         let timeout = deadline.remaining();
+        let look = self.ring.look();
+        self.metrics.overflow_count += u64::from(look.overflown);
         if notified
             || !all_queued
             || timeout == Some(Duration::ZERO)
             || !self.ready.is_empty()
             || self.ring.has_completions()
-            || self.ring.has_overflown()
+            || look.overflown
         {
-            return self.flush();
+            return self.flush(look);
         }
         let entered = self.ring.enter(1, timeout)?;
         self.kick.notifier.take();
@@ -241,7 +244,7 @@ impl Contract for Uring {
             return self.ready.pop_front();
         }
         while let Some((user_data, result)) = self.ring.pop() {
-            if let Some((completion, _)) = self.resolve(user_data, result) {
+            if let Some(completion) = self.resolve(user_data, result) {
                 return Some(completion);
             }
         }
@@ -261,7 +264,7 @@ impl Contract for Uring {
     }
 
     fn inject(&mut self, user_data: u64, result: i32) {
-        if let Some((completion, _)) = self.resolve(user_data, result) {
+        if let Some(completion) = self.resolve(user_data, result) {
             self.ready.push_back(completion);
         }
     }

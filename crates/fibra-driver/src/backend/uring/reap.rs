@@ -33,7 +33,7 @@ const CANCEL_RETRIES_MAX: u8 = 64;
 impl Uring {
     /// Handles one answer. The op's completion, if it is one.
     #[inline]
-    pub(super) fn resolve(&mut self, user_data: u64, result: i32) -> Option<(Completion, Verb)> {
+    pub(super) fn resolve(&mut self, user_data: u64, result: i32) -> Option<Completion> {
         if user_data & CANCEL != 0 {
             self.resolve_own(user_data, result);
             return None;
@@ -48,7 +48,7 @@ impl Uring {
         } else {
             result
         };
-        Some((Completion { id, data, result }, verb))
+        Some(Completion { id, data, result })
     }
 
     #[cold]

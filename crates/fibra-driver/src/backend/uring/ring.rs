@@ -28,6 +28,17 @@ pub(super) enum Entered {
     Refused,
 }
 
+/// What the next call would find to do.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Look {
+    /// Entries queued and not consumed.
+    pub queued: u32,
+    /// The completion queue was full and the kernel holds more completions.
+    pub overflown: bool,
+    /// Completions are ready to be made.
+    pub has_work: bool,
+}
+
 /// An io_uring and how to call it.
 pub(super) struct Ring {
     queues: IoUring,
@@ -140,28 +151,21 @@ impl Ring {
         !self.queues.completion().is_empty()
     }
 
-    /// How many entries are queued and not consumed.
+    /// What a call would find to do.
     #[inline]
-    pub fn queued(&mut self) -> u32 {
-        self.queues.submission().len() as u32
-    }
-
-    /// Whether the completion queue was full and the kernel holds more.
-    #[inline]
-    pub fn has_overflown(&mut self) -> bool {
-        self.queues.submission().cq_overflow()
-    }
-
-    /// Whether completions are ready to be made at the next call.
-    #[inline]
-    pub fn has_work(&mut self) -> bool {
-        self.queues.submission().taskrun()
+    pub fn look(&mut self) -> Look {
+        let queue = self.queues.submission();
+        Look {
+            queued: queue.len() as u32,
+            overflown: queue.cq_overflow(),
+            has_work: queue.taskrun(),
+        }
     }
 
     /// Submits everything queued, makes the completions that are ready, and waits for `want` of
     /// them, at most `timeout` long.
     pub fn enter(&mut self, want: u32, timeout: Option<Duration>) -> io::Result<Entered> {
-        let queued = self.queued();
+        let queued = self.queues.submission().len() as u32;
         self.enter_with(queued, want, timeout)
     }
 

@@ -129,8 +129,8 @@ fn entries_that_were_refused_are_submitted_later_and_in_order() {
             let in_flight = InFlight { verb: Verb::Send, cancel_retries: 0 };
             let id = uring.slots.insert(data as u64, in_flight).unwrap();
             // SAFETY: bytes and descriptor stay until the end of the test.
-            let entry = unsafe { prepare::prepare(op) }.unwrap();
-            uring.backlog.push_back(entry.user_data(id.as_u64()));
+            let parts = unsafe { prepare::prepare(op) }.unwrap();
+            uring.backlog.push_back(parts.entry(id.as_u64()));
         } else {
             start(&mut uring, op, data as u64);
         }

@@ -95,7 +95,7 @@ fn round_trip(ring: &mut Ring) -> Result<(), Refusal> {
 fn exchange(ring: &mut Ring, there: &mut UnixStream, sent: [u8; 8]) -> Result<(u64, i32), Refusal> {
     let failed = |error: io::Error| Refusal::new(error.kind(), text(&error));
     ring.enter(0, None).map_err(failed)?;
-    if ring.queued() != 0 {
+    if ring.look().queued != 0 {
         return Err(rubbish("it accepts ops and does nothing"));
     }
     if ring.has_completions() {
