@@ -2,6 +2,7 @@
 
 use std::io::{Error, Read, Result, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
 use std::thread;
 use std::time::Duration;
 
@@ -11,20 +12,21 @@ use crate::stats::Random;
 const SIZES: [usize; 7] = [1, 63, 64, 2047, 2048, 2049, 400_000];
 /// More than the sockets' buffers in both directions: the server's sends fall short.
 const FLOOD: usize = 16_000_000;
-/// How long the reader of a flood lets it rise.
+const TRICKLE: usize = 6_000_000;
+/// How long a late reader waits.
 const LATE: Duration = Duration::from_millis(100);
 
 /// Echoes byte for byte in many sizes, also to a reader that is late, answers a half-close with the rest and the end, serves many
 /// at once, and outlives a client that sends, never reads and resets.
 pub fn echoes(port: u16) -> Result<()> {
     for size in SIZES {
-        echo_to_the_end(port, size, Duration::ZERO)?;
+        echo_to_the_end(port, size)?;
     }
-    echo_to_the_end(port, FLOOD, LATE)?;
+    echo(connect(port)?, FLOOD, FLOOD, LATE)?;
+    trickle(port)?;
     vanish(port)?;
-    let clients: Vec<_> = (0..50)
-        .map(|i| thread::spawn(move || echo_to_the_end(port, 1000 + i, Duration::ZERO)))
-        .collect();
+    let clients: Vec<_> =
+        (0..50).map(|i| thread::spawn(move || echo_to_the_end(port, 1000 + i))).collect();
     for client in clients {
         client.join().map_err(|_| Error::other("a client panicked"))??;
     }
@@ -43,13 +45,45 @@ fn random_bytes(len: usize) -> Vec<u8> {
     (0..len).map(|_| random.next() as u8).collect()
 }
 
-fn echo_to_the_end(port: u16, len: usize, late: Duration) -> Result<()> {
-    let mut stream = connect(port)?;
+fn echo_to_the_end(port: u16, len: usize) -> Result<()> {
+    echo(connect(port)?, len, len, Duration::ZERO)
+}
+
+/// Many small messages to a reader that is late and has little room: the server's sends fall short
+/// one at a time, and not only as the rest of a large one.
+fn trickle(port: u16) -> Result<()> {
+    let stream = connect(port)?;
+    stream.set_nodelay(true)?;
+    let room: i32 = 128 * 1024;
+    // SAFETY: `room` is readable and as long as we say.
+    let result = unsafe {
+        libc::setsockopt(
+            stream.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_RCVBUF,
+            (&raw const room).cast(),
+            size_of_val(&room) as u32,
+        )
+    };
+    if result < 0 {
+        return Err(Error::last_os_error());
+    }
+    echo(stream, TRICKLE, 1000, 8 * LATE)
+}
+
+/// Sends so many bytes in pieces, and compares them with what comes back.
+fn echo(mut stream: TcpStream, len: usize, piece_len: usize, late: Duration) -> Result<()> {
     let sent = random_bytes(len);
     let writer = {
         let (mut stream, sent) = (stream.try_clone()?, sent.clone());
         thread::spawn(move || {
-            stream.write_all(&sent)?;
+            for piece in sent.chunks(piece_len) {
+                stream.write_all(piece)?;
+                if piece_len < len {
+                    // Time enough for the server to take each piece alone.
+                    thread::sleep(Duration::from_micros(20));
+                }
+            }
             stream.shutdown(Shutdown::Write)
         })
     };

@@ -152,6 +152,12 @@ fn run(arguments: &Arguments) -> Result<(), String> {
     if plan.rounds < case::DECIDING_ROUNDS {
         println!("{} rounds: a smoke test, its ratios decide nothing", plan.rounds);
     }
+    if !cfg!(feature = "fibra-subject") {
+        println!("without Fibra: this was built without the feature fibra-subject");
+    }
+    if !cfg!(feature = "peers") {
+        println!("without most peers: this was built without the feature peers");
+    }
     if cores.subject == cores.load {
         println!("one core only: server and load share it, echo means little");
     }
