@@ -33,6 +33,7 @@ mod notifier;
 mod op;
 pub mod owned;
 pub mod probe;
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only io_uring answers cancels"))]
 mod slots;
 mod socket;
 mod stash;

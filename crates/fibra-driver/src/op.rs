@@ -129,6 +129,7 @@ impl RawOp {
 /// The header is filled by [`RawOp::RecvVectored`] and [`RawOp::SendVectored`] when they start and
 /// must not move until the final completion.
 pub struct Message {
+    #[cfg_attr(windows, allow(dead_code, reason = "the calls there take the list as it is"))]
     pub(crate) header: crate::sys::MessageHeader,
     pub(crate) buffers: *const crate::sys::IoBuffer,
     pub(crate) count: usize,

@@ -45,6 +45,8 @@ use crate::sys::{self, RawFd};
 
 mod attempt;
 mod table;
+#[cfg(all(test, unix))]
+mod tests;
 
 pub(crate) use table::Remove;
 

@@ -29,12 +29,23 @@ impl MessageHeader {
     pub const EMPTY: Self = Self;
 }
 
+/// The error number of an op that was cancelled before it had an effect.
+pub const ECANCELED: i32 = WinSock::WSAECANCELLED;
+/// The error number of a blocking op whose deadline has passed.
+pub const ETIMEDOUT: i32 = WinSock::WSAETIMEDOUT;
+
 /// The answer "not now" of the non-blocking calls below.
 pub(crate) const WOULD_BLOCK: i32 = -WinSock::WSAEWOULDBLOCK;
 /// The result of an op that was cancelled before it had an effect.
-pub(crate) const CANCELLED: i32 = -WinSock::WSAECANCELLED;
+pub(crate) const CANCELLED: i32 = -ECANCELED;
 /// The result of an op beyond the driver's limit.
 pub(crate) const NO_BUFFERS: i32 = -WinSock::WSAENOBUFS;
+/// The result of a blocking op past its deadline.
+pub(crate) const TIMED_OUT: i32 = -ETIMEDOUT;
+/// The answer of a sleep that a signal ended: never here.
+pub(crate) const INTERRUPTED: i32 = -WinSock::WSAEINTR;
+/// The result of a send on a side that sends no more.
+pub(crate) const BROKEN_PIPE: i32 = -WinSock::WSAESHUTDOWN;
 /// The result of an op whose descriptor was closed under it.
 pub(crate) const BAD_DESCRIPTOR: i32 = -WinSock::WSAENOTSOCK;
 /// The result of a connect whose socket was closed before it was connected or refused.
@@ -44,6 +55,20 @@ pub(crate) const NOT_CONNECTED: i32 = -WinSock::WSAENOTCONN;
 pub const DESCRIPTOR_TOO_HIGH: i32 = WinSock::WSAEMFILE;
 /// The most bytes one call moves, so that a count fits an `i32`.
 pub(crate) const COUNT_MAX: usize = 0x7fff_f000;
+
+/// Takes over a socket handle, as an accept gives it.
+///
+/// # Safety
+/// `fd` is open and nobody else owns it.
+pub(crate) unsafe fn owned_fd(fd: i32) -> OwnedFd {
+    // SAFETY: forwarded; the caller keeps the same promises.
+    unsafe { OwnedFd::from_raw_socket(fd as RawFd) }
+}
+
+/// Hands a socket out as a number, as an accept gives it: handles have 32 significant bits.
+pub(crate) fn into_raw_fd(fd: OwnedFd) -> i32 {
+    fd.into_raw_socket() as i32
+}
 
 pub(crate) fn raw_fd(fd: &OwnedFd) -> RawFd {
     fd.as_raw_socket()

@@ -210,6 +210,13 @@ impl Table {
         self.free.push(index);
     }
 
+    /// How many descriptors have an entry.
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        assert_eq!(self.by_id.len(), self.entries.len() - self.free.len());
+        self.by_id.len()
+    }
+
     fn home(&self, index: u32) -> u64 {
         u64::from(self.driver) << 32 | u64::from(index)
     }
