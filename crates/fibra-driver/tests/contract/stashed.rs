@@ -120,6 +120,7 @@ pub fn an_end_and_an_error_that_were_won_are_told_to_the_next(backend: BackendKi
     there.shutdown(Shutdown::Write).unwrap();
     until_won(&mut driver);
     driver.abandon(id);
+    assert!(!here.side(Direction::Read).stash.is_empty(), "the end is kept, not asked for again");
     assert_eq!(recv(&mut driver, &here).unwrap(), b"");
     assert_eq!(recv(&mut driver, &here).unwrap(), b"");
 
