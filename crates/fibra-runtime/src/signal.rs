@@ -59,10 +59,12 @@ pub fn shutdown() -> io::Result<()> {
         let source = Descriptor::new(OwnedFd::from(reader));
         let (handle, last_warning) = (handle.clone(), Arc::clone(&last_warning));
         fiber::Builder::new().name(name).spawn(move || {
-            if wait_readable(&source).is_ok() {
+            let signalled = wait_readable(&source).is_ok();
+            // First: whoever sees that main ends must not find the next signal swallowed.
+            last_warning.store(true, Ordering::SeqCst);
+            if signalled {
                 handle.shared.cancel_main();
             }
-            last_warning.store(true, Ordering::SeqCst);
         })?;
     }
     Ok(())

@@ -139,36 +139,40 @@ impl Server {
         kill_process(self.pid(), signal).expect("the server runs");
     }
 
-    /// Its threads: the number and the name of each, once each has one of its own.
-    pub fn threads(&self) -> Vec<(u32, String)> {
+    /// Waits until all its threads wait for something: those that have been made have begun.
+    pub fn wait_until_idle(&self) {
         let begun = Instant::now();
         loop {
-            let threads = self.threads_now();
-            let unnamed = threads.iter().filter(|(_, name)| name == "fibra").count();
-            // A new thread has its maker's name until it runs.
-            if unnamed <= 1 || begun.elapsed() > PATIENCE / 10 {
-                return threads;
+            let before = self.asleep();
+            if before.is_some() && before == self.asleep() {
+                return;
             }
+            assert!(begun.elapsed() < PATIENCE / 10, "without clients it does not come to rest");
             std::thread::yield_now();
         }
     }
 
-    fn threads_now(&self) -> Vec<(u32, String)> {
+    /// Its threads: the number and the name of each.
+    pub fn threads(&self) -> Vec<(u32, String)> {
         let tasks = self.tasks();
         let name = |task: &PathBuf| fs::read_to_string(task.join("comm")).unwrap_or_default();
         let number = |task: &PathBuf| task.file_name()?.to_str()?.parse().ok();
         tasks.iter().filter_map(|at| Some((number(at)?, name(at).trim().to_owned()))).collect()
     }
 
-    /// Whether the server waits to write to this client, which never reads, and will for ever: it
-    /// does nothing, has left bytes unread, and its kernel has been told to send no more.
-    pub fn is_stuck(&self, client: &TcpStream) -> bool {
+    /// Whether the server waits to write to this client, which does not read: it does nothing, has
+    /// left bytes unread, and its kernel has been told to send no more.
+    pub fn stuck(&self, client: &TcpStream) -> Stuck {
         let before = self.asleep();
         let client = client.local_addr().expect("a socket");
-        let shut_out = Connection::find(self.address, client)
-            .is_some_and(|connection| connection.unread > 0 && connection.is_shut_out);
+        let connection = Connection::find(self.address, client);
         // Who slept before and after, without a switch in between, slept all the time.
-        before.is_some() && shut_out && before == self.asleep()
+        let slept = before.is_some() && before == self.asleep();
+        match connection.filter(|connection| slept && connection.is_shut_out) {
+            Some(connection) if connection.unread > connection.room() => Stuck::ForGood,
+            Some(connection) if connection.unread > 0 => Stuck::ForNow,
+            _ => Stuck::No,
+        }
     }
 
     /// How often each thread has given up its core, if all of them wait for something.
@@ -240,8 +244,21 @@ fn end(child: &mut Child, mut stdout: BufReader<ChildStdout>) -> Ended {
     ended
 }
 
+/// How a server waits to write.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stuck {
+    No,
+    /// It is not woken before a good part of its buffer is free; but woken for another reason (that
+    /// it shall end), it could send what it has not read and be done.
+    ForNow,
+    /// Even then it could not.
+    ForGood,
+}
+
 /// A server's end of a connection, as its kernel sees it.
 struct Connection {
+    /// Bytes the client has not acknowledged.
+    unsent: u64,
     /// Bytes the server has not read.
     unread: u64,
     /// There are bytes to send, all before them have arrived, and the other side has no room.
@@ -259,10 +276,26 @@ impl Connection {
             if (port(1)?, port(2)?) != (server.port(), client.port()) {
                 return None;
             }
-            let unread = u64::from_str_radix(fields[4].split_once(':')?.1, 16).ok()?;
+            let (unsent, unread) = fields[4].split_once(':')?;
+            let number = |text| u64::from_str_radix(text, 16).ok();
+            let (unsent, unread) = (number(unsent)?, number(unread)?);
             // Timer 4 asks for room again and again; that of bytes on their way is another.
-            Some(Self { unread, is_shut_out: fields[5].starts_with("04:") })
+            Some(Self { unsent, unread, is_shut_out: fields[5].starts_with("04:") })
         })
+    }
+}
+
+impl Connection {
+    /// More than the client and the kernel can still take, however far their buffers grow.
+    fn room(&self) -> u64 {
+        let limits = fs::read_to_string("/proc/sys/net/ipv4/tcp_wmem").expect("Linux has it");
+        let buffer_max: u64 = limits
+            .split_whitespace()
+            .last()
+            .and_then(|max| max.parse().ok())
+            .expect("the last of three numbers");
+        // The client's last bit of room is smaller than a segment.
+        buffer_max.saturating_sub(self.unsent) + 64 * 1024
     }
 }
 

@@ -47,17 +47,24 @@ fn a_server_without_clients_ends_at_either_signal() {
     }
 }
 
-/// A client that sends until nothing fits any more, and reads nothing: the server waits to write.
+/// A client that sends until nothing fits any more, and from then on reads nothing: the server waits
+/// to write, for good.
 fn stubborn(server: &Server) -> TcpStream {
     let mut stream = served(server.address);
     stream.set_nonblocking(true).expect("a socket");
+    let mut buffer = vec![0; 1 << 20];
     loop {
-        match stream.write(block()) {
-            Ok(_) => {}
-            Err(error) if error.kind() != ErrorKind::WouldBlock => panic!("{error}"),
-            // Full for the moment; for good only if the server has stopped reading.
-            Err(_) if server.is_stuck(&stream) => return stream,
-            Err(_) => std::thread::yield_now(),
+        let error = loop {
+            if let Err(error) = stream.write(block()) {
+                break error;
+            }
+        };
+        assert_eq!(error.kind(), ErrorKind::WouldBlock);
+        match server.stuck(&stream) {
+            Stuck::ForGood => return stream,
+            // Another round, in which the kernel makes the buffers larger.
+            Stuck::ForNow => while stream.read(&mut buffer).is_ok_and(|count| count > 0) {},
+            Stuck::No => std::thread::yield_now(),
         }
     }
 }

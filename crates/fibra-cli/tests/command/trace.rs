@@ -53,6 +53,8 @@ fn trace(kind: Kind) -> Trace {
     let name = format!("fibra-{}-{}", kind.name.replace(' ', "-"), std::process::id());
     let file = File(std::env::temp_dir().join(name));
     let server = start_traced(kind, &file.0);
+    // A worker that has not begun would leave all clients to the other one.
+    server.wait_until_idle();
     let clients: Vec<TcpStream> = (0..30).map(|_| served(server.address)).collect();
     let threads = server.threads();
     drop(clients);
