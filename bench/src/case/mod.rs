@@ -44,6 +44,9 @@ impl Plan {
     }
 }
 
+/// The subject whose absolute goals are judged by its own noise.
+const FIBRA: &str = "fibra";
+
 /// One thing to sample in every round. An item marked `again` is its subject a second time: the
 /// ratio of the two is the noise.
 #[derive(Clone)]

@@ -1,6 +1,6 @@
 //! `switch`: units that yield to each other through their scheduler, ns for each switch.
 
-use super::{Item, Plan, Sampled, error_notes, interleave, values, values_again};
+use super::{FIBRA, Item, Plan, Sampled, error_notes, interleave, values, values_again};
 use crate::child::{self, Figures};
 use crate::goal::Goal;
 use crate::json::Json;
@@ -11,7 +11,7 @@ use crate::table::{self, Table};
 
 /// How many units, and how many ns Fibra may take with them, where that was fixed.
 const SIZES: [(usize, f64); 3] = [(2, 10.0), (64, f64::NAN), (1000, 14.0)];
-/// Those the others are compared with, and which are sampled twice.
+/// Those the others are compared with. They and Fibra are sampled twice.
 const BASES: [&str; 2] = ["corosensei", "tokio"];
 
 /// Takes one sample; the hidden subcommand.
@@ -30,7 +30,7 @@ pub fn run(plan: &Plan) -> Json {
     for (size, _) in SIZES {
         for subject in plan.subjects(|s| s.switch.is_some()) {
             items.push(Item { subject: subject.name, size, again: false });
-            if BASES.contains(&subject.name) {
+            if BASES.contains(&subject.name) || subject.name == FIBRA {
                 items.push(Item { subject: subject.name, size, again: true });
             }
         }
@@ -56,14 +56,12 @@ pub fn run(plan: &Plan) -> Json {
         table.note("corosensei: resume and suspend without a scheduler, the floor.");
         table.note("std-thread: a token handed around a ring, as sched_yield promises no switch.");
         table.note("'again' is the same subject a second time: its ratio is the noise.");
-        let of_base = |values: fn(&[Sampled], &str, usize, &str) -> Vec<f64>| {
-            values(&sampled, BASES[0], size, "ns")
-        };
+        let once = values(&sampled, FIBRA, size, "ns");
         let goal = Goal {
             what: format!("fibra, {size} units, ns"),
-            reached: median(&values(&sampled, "fibra", size, "ns")),
+            reached: median(&once),
             goal,
-            noise: Goal::noise(&of_base(values), &of_base(values_again)),
+            noise: Goal::noise(&once, &values_again(&sampled, FIBRA, size, "ns")),
             decides: plan.decides(),
         };
         goal.line().filter(|_| !goal.goal.is_nan()).into_iter().for_each(|l| table.note(l));
