@@ -54,7 +54,8 @@ struct Servers {
 
 impl Servers {
     fn prepare(plan: &Plan) -> Result<Servers, String> {
-        let folder = std::env::temp_dir().join(format!("fibra-bench-{}", std::process::id()));
+        remove_left_behind();
+        let folder = std::env::temp_dir().join(format!("{FOLDER}{}", std::process::id()));
         std::fs::create_dir_all(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
         let mut servers = Servers { ready: BTreeMap::new(), skipped: Vec::new(), folder };
         for subject in plan.subjects(|s| s.server.is_some()) {
@@ -82,6 +83,21 @@ impl Servers {
 
     fn command(&self, name: &str) -> Result<Command, String> {
         command(name, self.ready.get(name).and_then(|(_, program)| program.as_deref()))
+    }
+}
+
+/// Name of the folder of a run, less the process id.
+const FOLDER: &str = "fibra-bench-";
+
+/// Removes the folders of runs that were interrupted: those whose process is no more.
+fn remove_left_behind() {
+    let Ok(entries) = std::fs::read_dir(std::env::temp_dir()) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|n| n.strip_prefix(FOLDER)?.parse::<u32>().ok());
+        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
     }
 }
 
