@@ -432,6 +432,35 @@ fn a_wait_is_never_shorter_than_its_deadline() {
 }
 
 #[test]
+fn descriptors_that_nobody_waits_for_any_more_end_no_wait() {
+    each_backend(|mut bed| {
+        let mut sockets: Vec<_> = (0..8).map(|_| tcp()).collect();
+        let mut bufs = [[0; 1]; 8];
+        let mut ids = Vec::new();
+        for ((ours, _), buf) in sockets.iter().zip(&mut bufs) {
+            ids.push(bed.pending(recv(ours, buf)));
+        }
+        // They leave from the front, the back and the middle, by a cancel or with a byte of two.
+        for index in [0, 7, 3, 1, 5, 6, 2, 4] {
+            if index % 2 == 0 {
+                bed.driver.cancel(ids[index]);
+                assert_eq!(bed.result(ids[index]), -libc::ECANCELED);
+                sockets[index].1.write_all(b"xy").unwrap();
+            } else {
+                sockets[index].1.write_all(b"xy").unwrap();
+                assert_eq!(bed.result(ids[index]), 1);
+            }
+            bed::until_readable(&sockets[index].0);
+        }
+        // The edges that are still due.
+        bed.driver.wait(Deadline::Now).unwrap();
+        let deadline = Instant::now() + Duration::from_millis(3);
+        bed.driver.wait(Deadline::At(deadline)).unwrap();
+        assert!(Instant::now() >= deadline, "nothing ended this wait early");
+    });
+}
+
+#[test]
 fn a_notification_ends_a_wait_and_is_never_lost() {
     each_backend(|mut bed| {
         bed.driver.notifier().notify();
