@@ -239,7 +239,7 @@ fn a_loop_that_ignores_its_cancel_does_not_burn_a_core() {
             stubborn.join().unwrap();
             // 64 free ones, then one in 10 ms; a hot loop would make hundreds of thousands.
             let rounds = rounds.load(Ordering::Relaxed);
-            assert!((64..300).contains(&rounds), "{rounds}");
+            assert!((64..5000).contains(&rounds), "{rounds}");
         })
         .unwrap();
 }
@@ -553,7 +553,8 @@ fn panicking_drops_of_results_and_payloads_cost_nobody_else() {
 fn exit_shuts_down_first_and_ends_the_process_with_the_code() {
     const ME: &str = "exit_shuts_down_first_and_ends_the_process_with_the_code";
     if is_child(ME) {
-        run(|| {
+        let patient = Builder::new().shutdown_grace(LONG);
+        let _ = patient.run(|| {
             let started = Arc::new(AtomicBool::new(false));
             let flag = Arc::clone(&started);
             spawn(move || {
@@ -568,12 +569,11 @@ fn exit_shuts_down_first_and_ends_the_process_with_the_code() {
         });
         unreachable!("exit ends the process");
     }
-    let start = Instant::now();
+    // The grace is an hour: if it were waited for, this would hang.
     let output = finish(child(ME).spawn().unwrap(), Duration::from_secs(30));
     let text = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(7), "{text} {}", stderr(&output));
     assert!(text.contains("drained") && text.contains("main was cancelled"), "{text}");
-    assert!(start.elapsed() < Duration::from_secs(4), "the grace is not waited for");
 }
 
 #[test]
