@@ -365,6 +365,16 @@ fn what_has_not_started_when_main_returns_never_runs_and_its_closure_is_dropped(
 }
 
 #[test]
+fn a_thousand_runtimes_end_without_waiting_for_the_grace() {
+    // With a grace of an hour, a worker that misses the end of the last fiber hangs this test.
+    for round in 0..1000 {
+        let builder = Builder::new().workers(2).shutdown_grace(LONG);
+        let sum = builder.run(|| spawn(move || round).join().unwrap_or(round)).unwrap();
+        assert_eq!(sum, round);
+    }
+}
+
+#[test]
 fn seven_stubborn_fibers_are_named_and_left_and_the_process_ends() {
     const ME: &str = "seven_stubborn_fibers_are_named_and_left_and_the_process_ends";
     if is_child(ME) {

@@ -191,6 +191,10 @@ impl Shared {
         self.spawning.fetch_add(1, Ordering::SeqCst);
         let out = self.spawn_counted(job);
         self.spawning.fetch_sub(1, Ordering::SeqCst);
+        if self.phase() != Phase::Running {
+            // Workers that wait for the last spawner to be gone.
+            self.unpark_all();
+        }
         out
     }
 

@@ -463,7 +463,10 @@ impl Worker {
             || self.home.incoming.len() > 0
             || self.home.fresh.len() > 0
             || !self.ready.with(|ready| ready.is_empty())
-            || self.phase_changed();
+            || self.phase_changed()
+            // The last fiber elsewhere may have ended since the loop asked; its worker wakes only
+            // those that had announced to sleep by then.
+            || self.may_end();
         self.poll_io(if busy { Deadline::Now } else { deadline });
         self.home.parker.end_park();
         self.shared.bell.ring();
