@@ -34,9 +34,9 @@ impl From<Interrupt> for io::Error {
         match interrupt {
             Interrupt::Cancelled => Cancelled.into(),
             Interrupt::Deadline => {
-                Self::new(io::ErrorKind::TimedOut, "the deadline of this fiber has passed")
+                Self::new(io::ErrorKind::TimedOut, "the deadline of the fiber has passed")
             }
-            Interrupt::Timeout => io::ErrorKind::WouldBlock.into(),
+            Interrupt::Timeout => Self::from_raw_os_error(libc::EAGAIN),
         }
     }
 }

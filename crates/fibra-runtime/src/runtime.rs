@@ -245,28 +245,42 @@ impl Runtime {
             threads: Vec::with_capacity(seats.len() + 1),
             watchdog: None,
         };
-        if let Some((io, driver)) = io_driver {
-            runtime.io = Some(Arc::clone(&io));
-            let shared = Arc::clone(&shared);
-            let thread = std::thread::Builder::new().name("fibra-io".into());
-            runtime.threads.push(thread.spawn(move || io.run(driver, &shared))?);
-        }
-        for seat in seats {
-            let (shared, stacks) = (Arc::clone(&shared), stacks.clone());
-            let thread =
-                std::thread::Builder::new().name(format!("fibra-worker-{}", seat.home.index));
-            let spawned = thread.spawn(move || work(seat, shared, StackPool::new(stacks)));
-            match spawned {
-                Ok(thread) => runtime.threads.push(thread),
-                Err(error) => {
-                    shared_worker_missing(&runtime, &error);
-                    return Err(error);
+        match runtime.start_threads(seats, io_driver, &stacks) {
+            Ok(()) => {
+                shared.list();
+                Ok(runtime)
+            }
+            Err(error) => {
+                // Ends those that were made.
+                shared.advance(Phase::Ended);
+                if let Some(io) = &runtime.io {
+                    io.stop();
                 }
+                Err(error)
             }
         }
-        runtime.watchdog = Watchdog::start(&shared)?;
-        shared.list();
-        Ok(runtime)
+    }
+
+    fn start_threads(
+        &mut self,
+        seats: Vec<Seat>,
+        io_driver: Option<(Arc<IoThread>, Driver)>,
+        stacks: &Arc<SharedStacks>,
+    ) -> io::Result<()> {
+        if let Some((io, driver)) = io_driver {
+            self.io = Some(Arc::clone(&io));
+            let shared = Arc::clone(&self.handle.shared);
+            let thread = std::thread::Builder::new().name("fibra-io".into());
+            self.threads.push(thread.spawn(move || io.run(driver, &shared))?);
+        }
+        for seat in seats {
+            let (shared, stacks) = (Arc::clone(&self.handle.shared), Arc::clone(stacks));
+            let thread =
+                std::thread::Builder::new().name(format!("fibra-worker-{}", seat.home.index));
+            self.threads.push(thread.spawn(move || work(seat, shared, StackPool::new(stacks)))?);
+        }
+        self.watchdog = Watchdog::start(&self.handle.shared)?;
+        Ok(())
     }
 
     /// Steps 4 to 6.
@@ -312,15 +326,6 @@ fn report_leaks(grace: Duration, leaked: &[String], stuck: &[String]) {
     eprintln!("fibra: shutdown: these did not end within {grace:?} and are leaked:");
     for line in leaked.iter().chain(stuck) {
         eprintln!("  {line}");
-    }
-}
-
-/// A thread could not be made: ends those that were.
-fn shared_worker_missing(runtime: &Runtime, _error: &io::Error) {
-    let shared = &runtime.handle.shared;
-    shared.advance(Phase::Ended);
-    if let Some(io) = &runtime.io {
-        io.stop();
     }
 }
 

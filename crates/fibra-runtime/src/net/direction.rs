@@ -15,7 +15,6 @@ use std::io;
 
 use fibra_driver::{Deadline, Direction, Gate, Instant, RawOp, Socket, run_blocking_until};
 
-use crate::cancel::Cancelled;
 use crate::sched::wait::{self, Interrupt};
 
 /// The most bytes one op moves; Linux has the same limit, and a count fits an `i32`.
@@ -47,7 +46,7 @@ pub(crate) unsafe fn perform(socket: &Socket, direction: Direction, op: RawOp) -
     };
     match outcome {
         Ok(result) => as_io_result(result),
-        Err(interrupt) => Err(interrupted(interrupt)),
+        Err(interrupt) => Err(interrupt.into()),
     }
 }
 
@@ -87,8 +86,8 @@ impl Wait {
 fn queue_up(gate: &Gate, wait: Wait) -> io::Result<()> {
     match wait {
         // Whoever is inside either has taken what there is or waits because there is nothing.
-        Wait::Not => Err(would_block()),
-        Wait::Until(timeout) => wait::enter_gate(gate, timeout).map_err(interrupted),
+        Wait::Not => Err(Interrupt::Timeout.into()),
+        Wait::Until(timeout) => wait::enter_gate(gate, timeout).map_err(io::Error::from),
     }
 }
 
@@ -117,24 +116,6 @@ fn os_error(result: i32) -> io::Error {
     io::Error::from_raw_os_error(result.saturating_neg())
 }
 
-/// How a wait that was ended early shows: a cancel as [`Cancelled`], an inherited deadline as
-/// `TimedOut`, a timeout of the socket as `WouldBlock`, like std on Unix.
-#[cold]
-pub(crate) fn interrupted(interrupt: Interrupt) -> io::Error {
-    match interrupt {
-        Interrupt::Cancelled => Cancelled.into(),
-        Interrupt::Deadline => {
-            io::Error::new(io::ErrorKind::TimedOut, "the deadline of the fiber has passed")
-        }
-        Interrupt::Timeout => would_block(),
-    }
-}
-
-#[cold]
-fn would_block() -> io::Error {
-    io::Error::from_raw_os_error(libc::EAGAIN)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -142,11 +123,11 @@ mod tests {
     #[test]
     fn each_interrupt_has_its_own_kind() {
         use io::ErrorKind;
-        let cancelled = interrupted(Interrupt::Cancelled);
+        let cancelled = io::Error::from(Interrupt::Cancelled);
         assert!(crate::is_cancelled(&cancelled));
         assert_eq!(cancelled.kind(), ErrorKind::Other);
-        assert_eq!(interrupted(Interrupt::Deadline).kind(), ErrorKind::TimedOut);
-        let timeout = interrupted(Interrupt::Timeout);
+        assert_eq!(io::Error::from(Interrupt::Deadline).kind(), ErrorKind::TimedOut);
+        let timeout = io::Error::from(Interrupt::Timeout);
         assert_eq!(
             (timeout.kind(), timeout.raw_os_error()),
             (ErrorKind::WouldBlock, Some(libc::EAGAIN))

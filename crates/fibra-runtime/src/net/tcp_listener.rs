@@ -126,7 +126,7 @@ impl TcpListener {
                 Verdict::Pause if self.socket.is_nonblocking() => {
                     return Err(io::Error::from_raw_os_error(libc::EAGAIN));
                 }
-                Verdict::Pause => pauses.pause(&error).map_err(direction::interrupted)?,
+                Verdict::Pause => pauses.pause(&error)?,
             }
         }
     }

@@ -78,7 +78,7 @@ impl TcpStream {
                 Err(Failure::Io(error)) => Err(error),
                 Err(Failure::Interrupted(interrupt)) => {
                     given_up.set(true);
-                    Err(direction::interrupted(interrupt))
+                    Err(interrupt.into())
                 }
             },
         )
@@ -103,7 +103,7 @@ impl TcpStream {
             Failure::Interrupted(Interrupt::Timeout) => {
                 io::Error::new(io::ErrorKind::TimedOut, "connection timed out")
             }
-            Failure::Interrupted(interrupt) => direction::interrupted(interrupt),
+            Failure::Interrupted(interrupt) => interrupt.into(),
         })
     }
 
@@ -340,7 +340,7 @@ impl TcpStream {
         let op = RawOp::Send { on: self.socket.target(), buf: [].as_ptr(), len: 0 };
         // SAFETY: `self` keeps the descriptor; no memory is lent.
         let outcome = unsafe { direction::attempt(op) };
-        as_io_result(outcome.map_err(direction::interrupted)?).map(|count| count as usize)
+        as_io_result(outcome.map_err(io::Error::from)?).map(|count| count as usize)
     }
 
     fn recv_vectored(&self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {

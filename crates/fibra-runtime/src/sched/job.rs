@@ -77,7 +77,7 @@ fn end(job: JobRef<dyn Job>) {
 pub(crate) struct Header {
     /// References to the job: at first the fiber's and the handle's.
     pub refs: AtomicU32,
-    /// Unique in the process.
+    /// Unique in its runtime.
     pub id: FiberId,
     /// Given by the user, or none.
     pub name: Option<Box<str>>,
@@ -171,7 +171,7 @@ impl Header {
     }
 }
 
-/// Identifies a fiber; unique in the process.
+/// Identifies a fiber; unique in its runtime.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FiberId(pub(crate) u64);
 

@@ -273,7 +273,7 @@ impl Worker {
         })
     }
 
-    /// A number no other fiber of the process has.
+    /// A number no other fiber of the runtime has.
     pub fn next_id(&self) -> FiberId {
         self.ids.set(self.ids.get() + 1);
         FiberId(self.ids.get())
